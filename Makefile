@@ -1,0 +1,43 @@
+# The interface of this repository: venv, run, test, bench, lint. `make help` lists all targets.
+
+# Debian's own interpreter first: the distribution keeps it secure, and every user may run it.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
+
+.PHONY: help venv run test lint bench requirements clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.run ## build .venv with the console scripts virtlockd and lockctl
+
+$(VENV)/.run: requirements/build.txt requirements/run.txt pyproject.toml
+	@scripts/system-packages $(BUILD_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes --requirement requirements/build.txt
+	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/run.txt
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
+	@touch $@
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+requirements: ## write requirements/*.txt anew from requirements/*.in (needs pip-tools)
+	cd requirements && for set in build run dev; do \
+	    pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	        --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
+	        --output-file=$$set.txt $$set.in; \
+	done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
