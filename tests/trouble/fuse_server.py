@@ -1,0 +1,389 @@
+"""A FUSE file system that hangs on demand: a stand-in for a file server that does not answer.
+
+It speaks the kernel's FUSE protocol itself (linux/fuse.h, fuse(4)): pyfuse3 offers no lock requests, and
+libfuse's high-level interface (mfusepy) hides LOOKUP, unlocks on its own at each FLUSH and spends one of ten
+threads on every request that hangs. Here a hanging request is one that was read and is not answered, as with a
+dead server.
+
+Files live in memory. POSIX locks are kept here, as a network server keeps them: the kernel asks for each one
+and keeps no note. Run by `hanging_filesystem.py` as a process of its own, commanded over a socket.
+"""
+
+import ctypes
+import errno
+import fcntl
+import itertools
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+REQUEST = struct.Struct("<IIQQIIIHH")  # fuse_in_header
+REPLY = struct.Struct("<IiQ")  # fuse_out_header
+INIT_REPLY = struct.Struct("<IIIIHHIIHHI28x")
+ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
+ENTRY = struct.Struct("<QQQQII")
+ATTRIBUTES_VALID = struct.Struct("<QII")
+OPENED = struct.Struct("<QII")
+LOCK_REQUEST = struct.Struct("<QQQQIIII")
+LOCK_REPLY = struct.Struct("<QQII")
+CLOSE = struct.Struct("<QIIQ")  # fuse_flush_in and fuse_release_in
+TRANSFER = struct.Struct("<QQII")  # the start of fuse_read_in and fuse_write_in
+WRITE_HEADER_SIZE = 40
+SET_SIZE = struct.Struct("<IIQQ")  # the start of fuse_setattr_in
+CREATE = struct.Struct("<IIII")
+MAKE_DIRECTORY = struct.Struct("<II")
+STATISTICS = struct.Struct("<QQQQQIIII24x")
+
+OPERATIONS = {
+    1: "lookup",
+    2: "forget",
+    3: "getattr",
+    4: "setattr",
+    9: "mkdir",
+    10: "unlink",
+    11: "rmdir",
+    14: "open",
+    15: "read",
+    16: "write",
+    17: "statfs",
+    18: "release",
+    25: "flush",
+    26: "init",
+    31: "getlk",
+    32: "setlk",
+    33: "setlk",  # F_SETLKW: whoever would have to wait is refused instead
+    34: "access",
+    35: "create",
+    36: "interrupt",
+    38: "destroy",
+    42: "batch_forget",
+}
+UNANSWERED = frozenset({"forget", "batch_forget", "interrupt"})
+
+PROTOCOL = (7, 31)
+POSIX_LOCKS = 1 << 1  # FUSE_POSIX_LOCKS: ask this server for locks
+SIZE_CHANGES = 1 << 3  # FATTR_SIZE
+ROOT = 1
+LARGEST_WRITE = 128 * 1024
+
+
+class RefusedError(Exception):
+    """What a request is answered with when it fails; `args[0]` is the errno."""
+
+
+@dataclass
+class Lock:
+    """A POSIX lock of a process on the bytes `start` to `end`, both included; `owner` is the kernel's key for it."""
+
+    owner: int
+    pid: int
+    kind: int
+    start: int
+    end: int
+
+    def conflicts_with(self, other: "Lock") -> bool:
+        overlap = self.start <= other.end and other.start <= self.end
+        exclusive = fcntl.F_WRLCK in (self.kind, other.kind)
+        return overlap and exclusive and self.owner != other.owner
+
+
+@dataclass
+class Node:
+    """A file or a directory."""
+
+    number: int
+    mode: int
+    content: bytearray = field(default_factory=bytearray)
+    children: dict[str, "Node"] = field(default_factory=dict)
+    locks: list[Lock] = field(default_factory=list)
+    linked: bool = True
+
+    def attributes(self) -> bytes:
+        size = len(self.content)
+        return ATTRIBUTES.pack(
+            self.number,
+            size,
+            (size + 511) // 512,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            self.mode,
+            int(self.linked),
+            0,
+            0,
+            0,
+            4096,
+            0,
+        )
+
+    def as_entry(self) -> bytes:
+        """A lookup's answer, valid for no time: the kernel asks each time, so that each time can hang."""
+        return ENTRY.pack(self.number, 0, 0, 0, 0, 0) + self.attributes()
+
+    def change_lock(self, wanted: Lock) -> None:
+        """Set or clear a lock as F_SETLK does; raises `RefusedError` (EAGAIN) where another's is in the way."""
+        if wanted.kind != fcntl.F_UNLCK and any(wanted.conflicts_with(held) for held in self.locks):
+            raise RefusedError(errno.EAGAIN)
+        self.locks = list(self._outside(wanted))
+        if wanted.kind != fcntl.F_UNLCK:
+            self.locks.append(wanted)
+
+    def _outside(self, changed: Lock) -> Iterator[Lock]:
+        """What remains of the locks once `changed` has replaced its owner's bytes."""
+        for held in self.locks:
+            if held.owner != changed.owner or held.end < changed.start or changed.end < held.start:
+                yield held
+                continue
+            if held.start < changed.start:
+                yield Lock(held.owner, held.pid, held.kind, held.start, changed.start - 1)
+            if changed.end < held.end:
+                yield Lock(held.owner, held.pid, held.kind, changed.end + 1, held.end)
+
+    def drop_locks_of(self, owner: int) -> None:
+        """POSIX: a process that closes any descriptor of a file loses all its locks on it."""
+        self.locks = [held for held in self.locks if held.owner != owner]
+
+
+class Filesystem:
+    """The answers: one method an operation, given the node and the arguments; it returns the payload."""
+
+    def __init__(self) -> None:
+        self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755)}
+        self.numbers = itertools.count(ROOT + 1)
+
+    def answer(self, operation: str, number: int, arguments: bytes) -> bytes:
+        """Payload of the reply; raises `RefusedError` with the errno, ENOSYS for what is not needed here."""
+        method: Callable[[Node, bytes], bytes] | None = getattr(self, f"do_{operation}", None)
+        if method is None:
+            raise RefusedError(errno.ENOSYS)
+        return method(self.nodes[number or ROOT], arguments)
+
+    def do_init(self, node: Node, arguments: bytes) -> bytes:
+        return INIT_REPLY.pack(*PROTOCOL, 0, POSIX_LOCKS, 0, 0, LARGEST_WRITE, 1, 0, 0, 0)
+
+    def do_lookup(self, directory: Node, arguments: bytes) -> bytes:
+        return self._child(directory, _name(arguments)).as_entry()
+
+    def do_getattr(self, node: Node, arguments: bytes) -> bytes:
+        return ATTRIBUTES_VALID.pack(0, 0, 0) + node.attributes()
+
+    def do_setattr(self, node: Node, arguments: bytes) -> bytes:
+        changes, _, _, size = SET_SIZE.unpack_from(arguments)
+        if changes & SIZE_CHANGES:
+            node.content = node.content[:size].ljust(size, b"\0")
+        return self.do_getattr(node, b"")
+
+    def do_mkdir(self, directory: Node, arguments: bytes) -> bytes:
+        mode, _ = MAKE_DIRECTORY.unpack_from(arguments)
+        return self._add(directory, _name(arguments[MAKE_DIRECTORY.size :]), stat.S_IFDIR | mode).as_entry()
+
+    def do_create(self, directory: Node, arguments: bytes) -> bytes:
+        _, mode, _, _ = CREATE.unpack_from(arguments)
+        return self._add(directory, _name(arguments[CREATE.size :]), mode).as_entry() + OPENED.pack(0, 0, 0)
+
+    def do_unlink(self, directory: Node, arguments: bytes) -> bytes:
+        name = _name(arguments)
+        self._child(directory, name).linked = False
+        del directory.children[name]
+        return b""
+
+    do_rmdir = do_unlink
+
+    def do_open(self, node: Node, arguments: bytes) -> bytes:
+        return OPENED.pack(0, 0, 0)
+
+    def do_read(self, node: Node, arguments: bytes) -> bytes:
+        _, offset, size, _ = TRANSFER.unpack_from(arguments)
+        return bytes(node.content[offset : offset + size])
+
+    def do_write(self, node: Node, arguments: bytes) -> bytes:
+        _, offset, size, _ = TRANSFER.unpack_from(arguments)
+        node.content = node.content.ljust(offset, b"\0")
+        node.content[offset : offset + size] = arguments[WRITE_HEADER_SIZE:]
+        return struct.pack("<II", size, 0)
+
+    def do_statfs(self, node: Node, arguments: bytes) -> bytes:
+        return STATISTICS.pack(1024, 1024, 1024, 1024, 1024, 4096, 255, 4096, 0)
+
+    def do_getlk(self, node: Node, arguments: bytes) -> bytes:
+        wanted = _lock(arguments)
+        for held in node.locks:
+            if wanted.conflicts_with(held):
+                return LOCK_REPLY.pack(held.start, held.end, held.kind, held.pid)
+        return LOCK_REPLY.pack(wanted.start, wanted.end, fcntl.F_UNLCK, 0)
+
+    def do_setlk(self, node: Node, arguments: bytes) -> bytes:
+        node.change_lock(_lock(arguments))
+        return b""
+
+    def do_flush(self, node: Node, arguments: bytes) -> bytes:
+        *_, owner = CLOSE.unpack_from(arguments)
+        node.drop_locks_of(owner)
+        return b""
+
+    def do_release(self, node: Node, arguments: bytes) -> bytes:
+        return b""
+
+    def do_destroy(self, node: Node, arguments: bytes) -> bytes:
+        return b""
+
+    def locks(self) -> list[dict[str, Any]]:
+        """Every lock held: path below the mount point, pid of its owner, kind, first and last byte."""
+        return [
+            {
+                "path": str(path),
+                "pid": held.pid,
+                "exclusive": held.kind == fcntl.F_WRLCK,
+                "bytes": [held.start, held.end],
+            }
+            for path, node in _walk(PurePosixPath(), self.nodes[ROOT])
+            for held in node.locks
+        ]
+
+    def _child(self, directory: Node, name: str) -> Node:
+        try:
+            return directory.children[name]
+        except KeyError:
+            raise RefusedError(errno.ENOENT) from None
+
+    def _add(self, directory: Node, name: str, mode: int) -> Node:
+        if name in directory.children:
+            raise RefusedError(errno.EEXIST)
+        node = Node(next(self.numbers), mode)
+        self.nodes[node.number] = directory.children[name] = node
+        return node
+
+
+def _name(arguments: bytes) -> str:
+    return os.fsdecode(arguments.partition(b"\0")[0])
+
+
+def _lock(arguments: bytes) -> Lock:
+    _, owner, start, end, kind, pid, _, _ = LOCK_REQUEST.unpack_from(arguments)
+    return Lock(owner, pid, kind, start, end)
+
+
+def _walk(path: PurePosixPath, directory: Node) -> Iterator[tuple[PurePosixPath, Node]]:
+    for name, node in directory.children.items():
+        yield path / name, node
+        yield from _walk(path / name, node)
+
+
+class Server:
+    """Reads requests from the kernel and commands from the test; holds back the requests that are to hang."""
+
+    def __init__(self, device: int, commands: socket.socket) -> None:
+        self.device = device
+        self.commands = commands
+        self.filesystem = Filesystem()
+        self.hanging: frozenset[str] = frozenset()
+        self.held: list[tuple[str, int, int, bytes]] = []
+        self.arrived: Counter[str] = Counter()
+        self.awaited: tuple[str, int] | None = None
+
+    def serve(self) -> None:
+        """Run until the file system is unmounted or the test closes the command socket."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.device, selectors.EVENT_READ, self._take_request)
+            selector.register(self.commands, selectors.EVENT_READ, self._take_command)
+            while all(key.data() for key, _ in selector.select()):
+                pass
+
+    def _take_request(self) -> bool:
+        try:
+            message = os.read(self.device, LARGEST_WRITE + 4096)
+        except OSError as error:
+            # ENODEV: unmounted. ENOENT: the kernel withdrew the request before it was read (fuse(4)).
+            return error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}
+        _, code, unique, number, *_ = REQUEST.unpack_from(message)
+        operation = OPERATIONS.get(code, f"operation {code}")
+        request = operation, unique, number, message[REQUEST.size :]
+        self.arrived[operation] += 1
+        if operation in self.hanging or "everything" in self.hanging:
+            self.held.append(request)
+        else:
+            self._answer(*request)
+        self._report_arrival()
+        return True
+
+    def _answer(self, operation: str, unique: int, number: int, arguments: bytes) -> None:
+        if operation in UNANSWERED:
+            return
+        failure, payload = 0, b""
+        try:
+            payload = self.filesystem.answer(operation, number, arguments)
+        except RefusedError as refusal:
+            failure = -refusal.args[0]
+        os.write(self.device, REPLY.pack(REPLY.size + len(payload), failure, unique) + payload)
+
+    def _take_command(self) -> bool:
+        message = self.commands.recv(65536)
+        if not message:
+            return False
+        command, *arguments = json.loads(message)
+        if command == "wait":
+            self.awaited = (arguments[0], arguments[1])
+            self._report_arrival()
+        else:
+            self._reply(getattr(self, f"on_{command}")(*arguments))
+        return True
+
+    def on_hang(self, *operations: str) -> None:
+        self.hanging = frozenset(operations)
+
+    def on_release(self) -> None:
+        self.hanging = frozenset()
+        held, self.held = self.held, []
+        for request in held:
+            self._answer(*request)
+
+    def on_arrived(self, operation: str) -> int:
+        return self.arrived[operation]
+
+    def on_locks(self) -> list[dict[str, Any]]:
+        return self.filesystem.locks()
+
+    def _report_arrival(self) -> None:
+        if self.awaited is not None and self.arrived[self.awaited[0]] >= self.awaited[1]:
+            self.awaited = None
+            self._reply(None)
+
+    def _reply(self, value: object) -> None:
+        self.commands.send(json.dumps(value).encode())
+
+
+def _mount(mount_point: str) -> int:
+    """Mount this file system, for every user; returns the descriptor to serve it by (fuse(4))."""
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"hanging", os.fsencode(mount_point), b"fuse.hanging", 0, options.encode()) != 0:
+        raise OSError(ctypes.get_errno(), "cannot mount a FUSE file system", mount_point)
+    return device
+
+
+def main() -> None:
+    """Usage: fuse_server.py MOUNT_POINT COMMAND_DESCRIPTOR."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the test's, which ends this process in order
+    mount_point, descriptor = sys.argv[1:]
+    commands = socket.socket(fileno=int(descriptor))
+    device = _mount(mount_point)
+    commands.send(json.dumps("mounted").encode())
+    Server(device, commands).serve()
+
+
+if __name__ == "__main__":
+    main()
