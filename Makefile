@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
+# What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
+TEST_PACKAGES := libvirt-clients libvirt-daemon-system qemu-system-x86
 
 .PHONY: help venv run test lint bench requirements clean
 
@@ -26,6 +28,10 @@ $(VENV)/.run: requirements/build.txt requirements/run.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
 	@touch $@
+
+test: $(VENV)/.dev ## run all tests
+	@scripts/system-packages $(TEST_PACKAGES) || true
+	$(BIN)/pytest
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""An unmodified libvirtd and QEMU on the lock daemon."""
