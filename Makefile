@@ -46,4 +46,6 @@ requirements: ## write requirements/*.txt anew from requirements/*.in (needs pip
 	done
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+include install.mk
