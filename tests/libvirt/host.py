@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ DAEMONS = {
 
 _INSTALLED_DAEMON = Path("/usr/sbin/virtlockd")
 _PROGRAMS = ("libvirtd", "virtlockd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "setpriv")
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("unshare", "--mount", "--net")
 
 # The host's own directories, and where its programs see them.
@@ -56,7 +58,7 @@ def missing() -> str | None:
     """Why no host can be made on this machine, or None where it can."""
     if os.geteuid() != 0:
         return "a host for libvirtd needs root"
-    absent = [program for program in _PROGRAMS if shutil.which(program) is None]
+    absent = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     if absent:
         return f"a host for libvirtd needs {', '.join(absent)}"
     trial = subprocess.run([*_NAMESPACES, "true"], capture_output=True, text=True, check=False)
@@ -79,7 +81,7 @@ class Host:
         self._account = pwd.getpwnam(user) if user else None
         self._identity: tuple[str, ...] = ()
         self._replaced = False
-        self.environment = {"PATH": os.environ["PATH"], "LANG": "C"}
+        self.environment = {"PATH": _PATH, "LANG": "C"}
         if self._account:
             self.uri = "qemu:///session"
             user_id, group_id = self._account.pw_uid, self._account.pw_gid
@@ -110,6 +112,7 @@ class Host:
         self.images = directory / "images"
         for name in [*_BINDS, "images"]:
             (directory / name).mkdir()
+        self._give_to_user(directory)
         for path in [*self._own_directories, self.images]:
             path.mkdir(mode=0o700, exist_ok=True)
             self._give_to_user(path)
@@ -193,6 +196,18 @@ class Host:
         self._replaced = program != _INSTALLED_DAEMON
         if self._replaced:
             self.run_as_root("mount", "--bind", str(program), str(_INSTALLED_DAEMON))
+            self._open_the_way_to(Path(sys.prefix).parent)
+
+    def _open_the_way_to(self, checkout: Path) -> None:
+        """Let every user of this host reach the checkout, though it may lie below a closed directory."""
+        closed = [parent for parent in reversed(checkout.parents) if not parent.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            kept = self.directory / "checkout"
+            kept.mkdir()
+            self.run_as_root("mount", "--bind", str(checkout), str(kept))
+            self.run_as_root("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(closed[0]))
+            self.run_as_root("mkdir", "--parents", str(checkout))
+            self.run_as_root("mount", "--move", str(kept), str(checkout))
 
     def start_lock_daemon(self) -> int:
         """Start the installed lock daemon; return its pid once it serves."""

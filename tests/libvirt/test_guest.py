@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel_locks import KernelLock, locked_by_this_process, locks_on
+from tests.libvirt.checks import held_by_nobody, held_exclusively, refused
 from tests.libvirt.conftest import new_host
 from tests.libvirt.guest import Disk, Guest
 from tests.libvirt.host import Host
@@ -42,24 +43,6 @@ def _short_name(request: pytest.FixtureRequest) -> str:
     """The test's name as a guest's: it is part of the path of QEMU's monitor socket, which must be short."""
     name: str = request.function.__name__
     return name.removeprefix("test_").removeprefix("a_")[:24]
-
-
-def held_exclusively(host: Host, image: Path) -> None:
-    """The kernel has one write lock for the image, the daemon's."""
-    assert locks_on(host.lease(image)) == [KernelLock("WRITE", host.lock_daemon_pid)]
-    if host.lockspace:
-        assert host.lease(image).stat().st_size == 0
-        assert locks_on(image) == []
-
-
-def held_by_nobody(host: Host, image: Path) -> bool:
-    """The kernel has no lock for the image, and no lease file is left."""
-    return locks_on(host.lease(image)) == [] and (host.lockspace is None or not host.lease(image).exists())
-
-
-def refused(host: Host, image: Path) -> str:
-    """What virsh says of an image that somebody else holds."""
-    return f"resource busy: Lockspace resource '{host.resource(image)}' is locked"
 
 
 def prepared_lease(host: Host, image: Path) -> Path:

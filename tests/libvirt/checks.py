@@ -1,0 +1,24 @@
+"""What the kernel has, and virsh says, of a guest's disk."""
+
+from pathlib import Path
+
+from tests.kernel_locks import KernelLock, locks_on
+from tests.libvirt.host import Host
+
+
+def held_exclusively(host: Host, image: Path) -> None:
+    """The kernel has one write lock for the image, the daemon's."""
+    assert locks_on(host.lease(image)) == [KernelLock("WRITE", host.lock_daemon_pid)]
+    if host.lockspace:
+        assert host.lease(image).stat().st_size == 0
+        assert locks_on(image) == []
+
+
+def held_by_nobody(host: Host, image: Path) -> bool:
+    """The kernel has no lock for the image, and no lease file is left."""
+    return locks_on(host.lease(image)) == [] and (host.lockspace is None or not host.lease(image).exists())
+
+
+def refused(host: Host, image: Path) -> str:
+    """What virsh says of an image that somebody else holds."""
+    return f"resource busy: Lockspace resource '{host.resource(image)}' is locked"
