@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
 # What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
 TEST_PACKAGES := libvirt-clients libvirt-daemon-system qemu-system-x86
 
-.PHONY: help venv run test lint bench requirements clean
+.PHONY: help venv run test lint bench bench-check requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,18 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.run build/load build/floor ## measure lockd beside virtlockd and a bare C server; writes docs/benchmarks.*
+	@scripts/system-packages libvirt-daemon-system || true
+	$(BIN)/python -m benchmarks --output docs
+
+bench-check: $(VENV)/.run build/load build/floor ## under 30 s: fails where lockd has become grossly slow
+	$(BIN)/python -m benchmarks --check
+
+# Static: the load generator is one process for each guest, and a static one is quickly made and small.
+build/%: benchmarks/%.c benchmarks/protocol.h
+	@mkdir -p build
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -static -pthread -o $@ $<
 
 requirements: ## write requirements/*.txt anew from requirements/*.in (needs pip-tools)
 	cd requirements && for set in build run dev; do \

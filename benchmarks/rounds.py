@@ -1,0 +1,57 @@
+"""Many rounds of many scenes, the servers by turns."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.daemons import NotMeasuredError
+from benchmarks.scenes import Figures, Scene, play
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.daemons import Server
+    from benchmarks.requirements import Rounds
+
+
+def play_rounds(
+    servers: Sequence[Server], scenes: Sequence[Scene], load: Path, count: int, seconds: float
+) -> tuple[Rounds, list[str]]:
+    """Play each scene `count` times on each server that can; a run of calls takes `seconds`.
+
+    The servers follow each other at once, in the reverse order every other round, so that what else the
+    machine does meets all of them. Returns the figures, and a line for each thing that could not be measured.
+    """
+    rounds: Rounds = {server.name: {scene.name: [] for scene in scenes} for server in servers}
+    failures: list[str] = []
+    for number in range(count):
+        for scene in scenes:
+            _progress(f"round {number + 1} of {count}: {scene.name}")
+            for server in servers if number % 2 else reversed(servers):
+                if server.name == "floor" and not scene.floor:
+                    continue
+                rounds[server.name][scene.name].append(_play(scene, server, load, seconds, failures))
+    _progress("")
+    return rounds, failures
+
+
+def _play(scene: Scene, server: Server, load: Path, seconds: float, failures: list[str]) -> Figures:
+    # On root's own tmpfs, making and unlinking a file always costs the same. On ext4 it costs ever more: ext4
+    # looks for an inode number that was not deleted lately (measured: 16 clients, indirect, 40 times slower).
+    with tempfile.TemporaryDirectory(dir="/run" if os.geteuid() == 0 else None) as scratch:
+        try:
+            return play(scene, server, load, Path(scratch), seconds)
+        except NotMeasuredError as error:
+            failure = f"{server.name}: {error}"
+            if failure not in failures:
+                failures.append(failure)
+            return {}
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
