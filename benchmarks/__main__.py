@@ -39,10 +39,10 @@ def main() -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     servers, failures = _servers(arguments)
+    described = report.machine(servers)
     scenes = [scene for scene in SCENES if not arguments.scene or scene.name in arguments.scene]
     rounds, more_failures = play_rounds(servers, scenes, arguments.load, arguments.rounds, arguments.seconds)
     failures += more_failures
-    described = report.machine(servers)
     for table in (report.requirement_table, report.limit_table, report.growth_table):
         print(table(rounds), end="\n\n")
     for failure in failures:

@@ -37,7 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LARGEST_CALL = 512, MOST_IN_FLIGHT = 64, MOST_RUNS = 8, REPLIES_PER_READ = 4096 };
+enum { LARGEST_CALL = 512, MOST_IN_FLIGHT = 64, MOST_RUNS = 8, PATIENCE_MS = 10000 };
 
 static const char usage[] =
     "usage: load --socket PATH --files DIRECTORY [OPTION...]\n"
@@ -427,9 +427,9 @@ static void run(struct client *clients, long count)
     for (long i = 0; i < count; i++)
         send_calls(&clients[i], options.in_flight);
     while ((time = now()) < stop) {
-        int ready = epoll_wait(poll, events, 256, 1000);
+        int ready = epoll_wait(poll, events, 256, PATIENCE_MS);
         if (ready == 0)
-            errx(1, "no reply within a second");
+            errx(1, "no reply within %d ms", PATIENCE_MS);
         for (int i = 0; i < ready; i++) {
             long replies = receive(events[i].data.ptr);
             send_calls(events[i].data.ptr, replies);
@@ -442,7 +442,7 @@ static void run(struct client *clients, long count)
     print_samples();
     printf("}");
     while (waiting > 0) {
-        int ready = epoll_wait(poll, events, 256, 5000);
+        int ready = epoll_wait(poll, events, 256, PATIENCE_MS);
         if (ready == 0)
             errx(1, "%ld calls were never answered", waiting);
         for (int i = 0; i < ready; i++)
