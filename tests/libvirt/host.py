@@ -73,6 +73,8 @@ class Host:
     Parameters: directory, new and empty, of a short path (UNIX sockets are made below it); user, the name of
     the account whose own libvirt (qemu:///session) runs, or None for the system's, run by root; lease_files,
     whether libvirt locks a lease file per disk in `lockspace` (file_lockspace_dir), not the disk image.
+
+    `sockets` is where libvirt looks for the lock daemon: a test may also listen there itself.
     """
 
     def __init__(self, directory: Path, *, user: str | None = None, lease_files: bool = False) -> None:
