@@ -1,1 +1,1 @@
-
+"""lockctl: one module for each command."""

@@ -1,1 +1,1 @@
-
+"""The daemon: the wire and the locks on a socket."""

@@ -1,0 +1,139 @@
+"""The daemon: reactor, lock table, owners and servers, put together."""
+
+import gc
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lockd.daemon import systemd
+from lockd.daemon.config import Config
+from lockd.daemon.lock_program import LockProgram
+from lockd.daemon.locker import Locker
+from lockd.daemon.mount_watch import watch_mounts
+from lockd.daemon.owners import Owners
+from lockd.daemon.reactor import Reactor
+from lockd.daemon.server import Limits, Server
+from lockd.daemon.status_program import StatusProgram
+from lockd.locks.mounts import MountTable
+from lockd.locks.table import LockTable
+from lockd.wire import lock, status
+
+_ADMIN_PAYLOAD_MAX: Final = 4 * 1024 * 1024 + 65536
+"""Bytes of the largest arguments of the admin program: a string of 4 MiB, and some more."""
+
+_HOUSEKEEPING_SECONDS: Final = 1
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Listeners:
+    """The listening sockets, and the paths of those that this daemon made itself."""
+
+    lock: socket.socket
+    admin: socket.socket | None
+    made: list[Path]
+
+
+class Daemon:
+    """A running daemon.
+
+    :ivar timeout: seconds without clients and locks after which it ends, or None.
+    """
+
+    def __init__(self, config: Config, timeout: int | None, nursery: trio.Nursery) -> None:
+        self.timeout = timeout
+        self._stop = trio.Event()
+        self._busy_at = trio.current_time()
+        self.reactor = Reactor()
+        self.table = LockTable()
+        self.mounts = MountTable()
+        self.locker = Locker(self.table, self.mounts, nursery, lambda pid: self.owners.get(pid))
+        self.owners = Owners(self.reactor, nursery, self.locker.release_all, self._holds_any)
+        self.lock_server = Server(
+            "virtlockd",
+            self.reactor,
+            {(lock.PROGRAM, lock.VERSION): LockProgram(self.table, self.locker, self.owners, nursery)},
+            Limits(config.max_clients, config.max_clients),
+            payload_kept=lock.ARGUMENTS_MAX,
+            on_end=self.owners.session_ended,
+        )
+        status_program = StatusProgram(self.table, self.locker, self.owners, self.lock_server)
+        self.admin_server = Server(
+            "admin",
+            self.reactor,
+            {(status.PROGRAM, status.VERSION): status_program},
+            Limits(config.admin_max_clients, config.admin_max_clients),
+            payload_kept=_ADMIN_PAYLOAD_MAX,
+            on_end=lambda _session: None,
+        )
+
+    def _holds_any(self, pid: int) -> bool:
+        return bool(self.table.holdings(pid))
+
+    @property
+    def servers(self) -> list[Server]:
+        """Both servers, in the order in which virt-admin lists them."""
+        return [self.admin_server, self.lock_server]
+
+    def stop(self) -> None:
+        """End the daemon; all locks end with it."""
+        self._stop.set()
+
+    async def serve(self, listeners: Listeners) -> None:
+        """Serve until ``stop`` is called, a signal ends the daemon, or it has been idle for its timeout."""
+        self.lock_server.listen(listeners.lock)
+        if listeners.admin is not None:
+            self.admin_server.listen(listeners.admin)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reactor.run)
+            nursery.start_soon(self._housekeeping)
+            watch_mounts(self.reactor, self.mounts)
+            # What is there now stays: no need to look at it in every collection.
+            gc.collect()
+            gc.freeze()
+            systemd.notify("READY=1", self._status_line())
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+        systemd.notify("STOPPING=1")
+        held = len(self.table)
+        if held:
+            _logger.warning(
+                "the daemon ends while %d locks are held: the disks of %d guests are no longer protected",
+                held,
+                len({pid for resource in self.table for pid in resource.owners}),
+            )
+
+    async def handle_signals(self, signals: AsyncIterator[int]) -> None:
+        """Do what each signal asks for."""
+        async for number in signals:
+            if number == signal.SIGHUP:
+                _logger.info("SIGHUP is ignored: the configuration is read at the start, and after SIGUSR1")
+            else:
+                _logger.info("%s ends the daemon", signal.Signals(number).name)
+                self.stop()
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await trio.sleep(_HOUSEKEEPING_SECONDS)
+            for server in self.servers:
+                server.update_accepting()
+            systemd.notify(self._status_line())
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        now = trio.current_time()
+        if self.table or any(server.sessions for server in self.servers):
+            self._busy_at = now
+        elif self.timeout is not None and now - self._busy_at >= self.timeout:
+            _logger.info("the daemon ends: it was idle for %d seconds", self.timeout)
+            self.stop()
+
+    def _status_line(self) -> str:
+        return f"STATUS={len(self.lock_server.sessions)} guests, {len(self.table)} locks"

@@ -1,0 +1,78 @@
+"""Events: what happens to locks, one line each, with fields that can be filtered in the journal.
+
+``journalctl LOCKD_OWNER_NAME=vm1`` shows all that happened to a guest's locks.
+"""
+
+import logging
+from typing import Any
+
+from lockd.daemon.owner_process import OwnerProcess
+from lockd.locks.resource import Resource
+
+ACQUIRED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a01"
+RELEASED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a02"
+REFUSED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a03"
+FENCED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a04"
+TAKEN_OVER = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a05"
+"""MESSAGE_ID of each kind of event (systemd.journal-fields(7)); made once, for ever."""
+
+_logger = logging.getLogger(__name__)
+
+
+def enabled() -> bool:
+    """Whether anybody wants to know: most calls are granted, and the log's level leaves that out."""
+    return _logger.isEnabledFor(logging.INFO)
+
+
+def acquired(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
+    """Log that a lock was granted."""
+    _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, owner, process)
+
+
+def released(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
+    """Log that a lock has ended."""
+    _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, owner, process)
+
+
+def refused(lockspace: str, name: str, reason: str, process: OwnerProcess) -> None:
+    """Log that a lock was not granted, and why."""
+    message = f"%s was refused %s: {reason}".replace("%", "%%").replace("%%s", "%s")
+    _log(logging.INFO, REFUSED, message, lockspace, name, process.pid, process)
+
+
+def fenced(process: OwnerProcess) -> None:
+    """Log that an owner is killed for its locks."""
+    _logger.warning(
+        "%s dropped its connection while it holds locks: it is killed",
+        process.describe(),
+        extra={"fields": {"MESSAGE_ID": FENCED, **_owner_fields(process.pid, process)}},
+    )
+
+
+def _log(
+    level: int,
+    message_id: str,
+    message: str,
+    lockspace: str,
+    name: str,
+    owner: int,
+    process: OwnerProcess | None,
+) -> None:
+    fields = {
+        "MESSAGE_ID": message_id,
+        "LOCKD_LOCKSPACE": lockspace,
+        "LOCKD_RESOURCE": name,
+        **_owner_fields(owner, process),
+    }
+    who = process.describe() if process is not None else f"pid {owner}"
+    _logger.log(level, message, who, f"{lockspace}/{name}" if lockspace else name, extra={"fields": fields})
+
+
+def _owner_fields(owner: int, process: OwnerProcess | None) -> dict[str, Any]:
+    if process is None:
+        return {"LOCKD_OWNER_PID": owner}
+    return {
+        "LOCKD_OWNER_PID": owner,
+        "LOCKD_OWNER_NAME": process.details.name,
+        "LOCKD_OWNER_UUID": str(process.details.uuid),
+    }

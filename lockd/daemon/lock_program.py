@@ -1,0 +1,175 @@
+"""The lock program: what each of its calls does to the locks."""
+
+from collections.abc import Callable
+
+import trio
+
+from lockd.daemon import events
+from lockd.daemon.explain import busy_message
+from lockd.daemon.locker import Continuation, Locker
+from lockd.daemon.owners import Owners
+from lockd.daemon.replies import lock_error_reply
+from lockd.daemon.server import error_reply
+from lockd.daemon.session import Session
+from lockd.locks.errors import Busy, LockError
+from lockd.locks.table import LockTable
+from lockd.wire import lock
+from lockd.wire.errors import ErrorReply, operation_denied, operation_invalid, rpc_error, unsupported_flags
+from lockd.wire.frames import Frame, encode_reply
+from lockd.wire.lock import AcquireFlags, Procedure
+from lockd.wire.xdr import DecodeError
+
+_ACQUIRE_FLAGS = int(AcquireFlags.SHARED | AcquireFlags.AUTOCREATE)
+_SHARED = int(AcquireFlags.SHARED)
+_AUTOCREATE = int(AcquireFlags.AUTOCREATE)
+
+_FUNCTIONS = {
+    Procedure.REGISTER: "virLockSpaceProtocolDispatchRegister",
+    Procedure.RESTRICT: "virLockSpaceProtocolDispatchRestrict",
+    Procedure.NEW: "virLockSpaceProtocolDispatchNew",
+    Procedure.CREATE_RESOURCE: "virLockSpaceProtocolDispatchCreateResource",
+    Procedure.DELETE_RESOURCE: "virLockSpaceProtocolDispatchDeleteResource",
+    Procedure.ACQUIRE_RESOURCE: "virLockSpaceProtocolDispatchAcquireResource",
+    Procedure.RELEASE_RESOURCE: "virLockSpaceProtocolDispatchReleaseResource",
+}
+"""The names that virtlockd's error messages give; part of what a client can see."""
+
+_RESTRICTED = operation_denied("lock manager connection has been restricted")
+_UNREGISTERED = operation_invalid("lock owner details have not been registered")
+
+
+class Refused(Exception):
+    """The session may not make this call."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
+class LockProgram:
+    """Answers the calls of the lock program."""
+
+    def __init__(self, table: LockTable, locker: Locker, owners: Owners, nursery: trio.Nursery) -> None:
+        self._table = table
+        self._locker = locker
+        self._owners = owners
+        self._nursery = nursery
+        self._procedures: dict[int, Callable[[Session, bytes], Continuation | None]] = {
+            Procedure.REGISTER: self._register,
+            Procedure.RESTRICT: self._restrict,
+            Procedure.NEW: self._new,
+            Procedure.CREATE_RESOURCE: self._create_resource,
+            Procedure.DELETE_RESOURCE: self._delete_resource,
+            Procedure.ACQUIRE_RESOURCE: self._acquire_resource,
+            Procedure.RELEASE_RESOURCE: self._release_resource,
+            Procedure.CREATE_LOCKSPACE: self._create_lockspace,
+        }
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes; None where ``session.finish`` will be given them later."""
+        procedure = self._procedures.get(call.procedure)
+        if procedure is None:
+            return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+        try:
+            rest = procedure(session, call.payload)
+        except (LockError, Refused, DecodeError) as error:
+            return self._refuse(session, call, error)
+        if rest is None:
+            return encode_reply(call)
+        self._nursery.start_soon(self._finish, session, call, rest)
+        return None
+
+    async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
+        try:
+            await rest()
+        except LockError as error:
+            reply = self._refuse(session, call, error)
+        else:
+            reply = encode_reply(call)
+        session.finish(reply)
+
+    def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
+        match error:
+            case LockError():
+                message = busy_message(error, self._owners.get) if isinstance(error, Busy) else str(error)
+                if call.procedure == Procedure.ACQUIRE_RESOURCE and session.owner and events.enabled():
+                    lockspace, name, _ = lock.decode_resource(call.payload)
+                    events.refused(lockspace, name, message, session.owner)
+                return error_reply(call, lock_error_reply(error, message))
+            case Refused(reply=reply):
+                return error_reply(call, reply)
+        return error_reply(call, rpc_error("Unable to decode message payload"))
+
+    # The procedures
+
+    def _register(self, session: Session, payload: bytes) -> None:
+        owner, flags = lock.decode_register(payload)
+        _check(session, Procedure.REGISTER, flags, registered=False)
+        if owner.id == 0:
+            raise Refused(_UNREGISTERED)
+        self._owners.register(session, owner)
+
+    def _restrict(self, session: Session, payload: bytes) -> None:
+        _check(session, Procedure.RESTRICT, lock.decode_flags(payload))
+        session.restricted = True
+
+    def _new(self, session: Session, payload: bytes) -> Continuation | None:
+        path, flags = lock.decode_lockspace(payload)
+        _check(session, Procedure.NEW, flags)
+        self._table.check_new_lockspace(path)
+        return self._locker.create_lockspace(path)
+
+    def _create_lockspace(self, session: Session, payload: bytes) -> Continuation | None:
+        path = lock.decode_create_lockspace(payload)
+        if session.restricted:
+            raise Refused(_RESTRICTED)
+        # The direct lockspace has no directory, and is always there.
+        return self._locker.create_lockspace(path) if path else None
+
+    def _create_resource(self, session: Session, payload: bytes) -> Continuation | None:
+        lockspace, name, flags = lock.decode_resource(payload)
+        _check(session, Procedure.CREATE_RESOURCE, flags)
+        return self._locker.create_file(lockspace, name)
+
+    def _delete_resource(self, session: Session, payload: bytes) -> Continuation | None:
+        lockspace, name, flags = lock.decode_resource(payload)
+        _check(session, Procedure.DELETE_RESOURCE, flags)
+        return self._locker.delete_file(lockspace, name)
+
+    def _acquire_resource(self, session: Session, payload: bytes) -> Continuation | None:
+        lockspace, name, flags = lock.decode_resource(payload)
+        if flags & ~_ACQUIRE_FLAGS:
+            raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
+        return self._locker.acquire(
+            session,
+            lockspace,
+            name,
+            _owner_pid(session),
+            shared=flags & _SHARED != 0,
+            autocreate=flags & _AUTOCREATE != 0,
+        )
+
+    def _release_resource(self, session: Session, payload: bytes) -> Continuation | None:
+        lockspace, name, flags = lock.decode_resource(payload)
+        if flags:
+            raise Refused(unsupported_flags(flags, _FUNCTIONS[Procedure.RELEASE_RESOURCE]))
+        return self._locker.release(lockspace, name, _owner_pid(session))
+
+
+def _check(session: Session, procedure: Procedure, flags: int, *, registered: bool = True) -> None:
+    """Refuse what virtlockd refuses, in its order."""
+    if flags:
+        raise Refused(unsupported_flags(flags, _FUNCTIONS[procedure]))
+    if session.restricted:
+        raise Refused(_RESTRICTED)
+    if registered and session.owner is None:
+        raise Refused(_UNREGISTERED)
+
+
+def _owner_pid(session: Session) -> int:
+    """Return for whom the session acquires and releases, if it still may."""
+    if session.restricted:
+        raise Refused(_RESTRICTED)
+    if session.owner is None:
+        raise Refused(_UNREGISTERED)
+    return session.owner.pid

@@ -1,0 +1,200 @@
+"""The locker: takes and ends the kernel's locks, on the spot where the file system is local.
+
+What can block runs in a worker thread while the resource is reserved in the table, and the caller gets a
+continuation to await. Each slow file system has its own few threads, so that one dead server cannot use up
+those of another (Invariant 3).
+"""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, ParamSpec, TypeAlias, TypeVar
+
+import trio
+
+from lockd.daemon import events
+from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.session import Session
+from lockd.locks.errors import SystemCallFailed
+from lockd.locks.mounts import MountTable
+from lockd.locks.resource import Resource
+from lockd.locks.table import LockTable, create_file, delete_file, make_lockspace_directory
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+Continuation: TypeAlias = Callable[[], Awaitable[None]]
+"""The rest of a call that could not be done on the spot."""
+
+_THREADS_PER_MOUNT: Final = 16
+
+_logger = logging.getLogger(__name__)
+
+
+class Locker:
+    """Does to files what the lock table decides.
+
+    Its methods return None where all is done, or the continuation that has to be awaited.
+    """
+
+    def __init__(
+        self,
+        table: LockTable,
+        mounts: MountTable,
+        nursery: trio.Nursery,
+        owner_of: Callable[[int], OwnerProcess | None],
+    ) -> None:
+        self._table = table
+        self._mounts = mounts
+        self._nursery = nursery
+        self._owner_of = owner_of
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    # Locks
+
+    def acquire(
+        self, session: Session, lockspace: str, name: str, owner: int, *, shared: bool, autocreate: bool
+    ) -> Continuation | None:
+        """Acquire a resource for the owner of this pid.
+
+        :raises LockError: it cannot be had.
+        """
+        table = self._table
+        resource = table.reserve(lockspace, name, owner, shared=shared, autocreate=autocreate)
+        if resource is None:
+            return None
+        resource.slow_mount = self._mounts.slow_mount(resource.path)
+        if resource.slow_mount is None:
+            try:
+                resource.take(table.inodes)
+            except SystemCallFailed as error:
+                if error.errno != errno.ELOOP:
+                    table.forget(resource)
+                    raise
+                # A symbolic link may lead anywhere: let a thread follow it.
+                resource.slow_mount = self._mounts.slow_mount(f"{resource.path}/") or "/"
+            except BaseException:
+                table.forget(resource)
+                raise
+            else:
+                self._granted(resource, owner)
+                return None
+        return partial(self._acquire_slowly, session, resource, owner)
+
+    async def _acquire_slowly(self, session: Session, resource: Resource, owner: int) -> None:
+        process = self._owner_of(owner)
+        try:
+            await self._in_thread(resource.slow_mount, resource.take_pinned, self._table.inodes)
+        except BaseException:
+            self._table.forget(resource)
+            raise
+        self._granted(resource, owner)
+        if session.closed or (process is not None and process.dead.is_set()):
+            # Nobody is there any more to be told of the lock.
+            dropped = self._table.end_holding(resource.lockspace, resource.name, owner)
+            if dropped is not None:
+                await self._drop_slowly(dropped, owner)
+
+    def _granted(self, resource: Resource, owner: int) -> None:
+        self._table.grant(resource)
+        if events.enabled():
+            events.acquired(resource, owner, self._owner_of(owner))
+
+    def release(self, lockspace: str, name: str, owner: int) -> Continuation | None:
+        """Take one holding of the owner of this pid away.
+
+        :raises LockError: it has none.
+        """
+        resource = self._table.end_holding(lockspace, name, owner)
+        return None if resource is None else self._drop(resource, owner)
+
+    def release_all(self, owner: int) -> None:
+        """Take all holdings of the owner of this pid away. It does not wait for slow file systems."""
+        for resource in self._table.end_holdings(owner):
+            slowly = self._drop(resource, owner)
+            if slowly is not None:
+                self._nursery.start_soon(slowly)
+
+    def release_by_force(self, resource: Resource, owner: int) -> None:
+        """Take all holdings of the owner of this pid on one resource away, without asking for the owner."""
+        for _ in range(resource.owners.get(owner, 0)):
+            slowly = self.release(resource.lockspace, resource.name, owner)
+            if slowly is not None:
+                self._nursery.start_soon(slowly)
+
+    def _drop(self, resource: Resource, owner: int) -> Continuation | None:
+        if resource.slow_mount is not None:
+            return partial(self._drop_slowly, resource, owner)
+        try:
+            resource.drop(self._table.inodes)
+        except OSError as error:
+            _logger.warning("%s was released, but not cleanly: %s", resource.path, error)
+        self._dropped(resource, owner)
+        return None
+
+    async def _drop_slowly(self, resource: Resource, owner: int) -> None:
+        try:
+            await self._in_thread(resource.slow_mount, resource.drop, self._table.inodes)
+        except OSError as error:
+            _logger.warning("%s was released, but not cleanly: %s", resource.path, error)
+        self._dropped(resource, owner)
+
+    def _dropped(self, resource: Resource, owner: int) -> None:
+        self._table.forget(resource)
+        if events.enabled():
+            events.released(resource, owner, self._owner_of(owner))
+
+    # Lockspaces and their files
+
+    def create_lockspace(self, path: str) -> Continuation | None:
+        """Make a lockspace and its directory. It may be known, and have lost its directory.
+
+        :raises LockError: it cannot be made.
+        """
+        make = partial(make_lockspace_directory, path)
+        known = partial(self._table.add_lockspace, path)
+        return self._on_the_spot_or_slowly(path, make, known)
+
+    def create_file(self, lockspace: str, name: str) -> Continuation | None:
+        """Create a resource's file.
+
+        :raises LockError: it is held, or cannot be created.
+        """
+        path = self._table.check_free(lockspace, name)
+        return self._on_the_spot_or_slowly(path, partial(create_file, self._table.inodes, path))
+
+    def delete_file(self, lockspace: str, name: str) -> Continuation | None:
+        """Remove a resource's file.
+
+        :raises LockError: it is held, or cannot be removed.
+        """
+        path = self._table.check_free(lockspace, name)
+        return self._on_the_spot_or_slowly(path, partial(delete_file, self._table.inodes, path, name))
+
+    def _on_the_spot_or_slowly(
+        self, path: str, work: Callable[[], None], then: Callable[[], None] = lambda: None
+    ) -> Continuation | None:
+        slow_mount = self._mounts.slow_mount(f"{path}/") if "\0" not in path else None
+        if slow_mount is None:
+            work()
+            then()
+            return None
+
+        async def slowly() -> None:
+            await self._in_thread(slow_mount, work)
+            then()
+
+        return slowly
+
+    async def _in_thread(
+        self, slow_mount: str | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run what may block on ``slow_mount`` in a thread; a hung one is left behind when the daemon ends."""
+        key = slow_mount or "/"
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = trio.CapacityLimiter(_THREADS_PER_MOUNT)
+        return await trio.to_thread.run_sync(
+            partial(work, *args, **kwargs), limiter=limiter, abandon_on_cancel=True
+        )

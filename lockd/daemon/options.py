@@ -1,0 +1,57 @@
+"""virtlockd's command line."""
+
+import argparse
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from lockd.wire.addresses import Addresses
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    :ivar timeout: seconds without clients and locks after which the daemon ends, or None.
+    """
+
+    verbose: bool
+    daemon: bool
+    timeout: int | None
+    config: Path | None
+    pid_file: Path
+
+
+def parse_options(arguments: list[str], addresses: Addresses) -> Options:
+    """Return the options; ends the process where there are wrong ones, or help is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="virtlockd",
+        description="Holds the locks of virtual machines' disks, for libvirt.",
+        epilog=f"Sockets: {addresses.socket} and {addresses.admin_socket}. "
+        "See virtlockd(8), and lockctl(1) to look inside.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens, not only warnings")
+    parser.add_argument("-d", "--daemon", action="store_true", help="go into the background")
+    parser.add_argument(
+        "-t", "--timeout", type=_seconds, metavar="SECS", help="end after SECS without clients and locks"
+    )
+    parser.add_argument(
+        "-f", "--config", type=Path, metavar="FILE", help=f"configuration; default {addresses.config_file}"
+    )
+    parser.add_argument(
+        "-p",
+        "--pid-file",
+        type=Path,
+        metavar="FILE",
+        default=addresses.pid_file,
+        help="default %(default)s",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"virtlockd (lockd) {version('lockd')}")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 1 or more")
+    return int(text)

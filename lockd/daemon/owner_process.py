@@ -1,0 +1,98 @@
+"""An owner's process: the one that writes to the locked disks.
+
+It is known by a pidfd, so a pid that is re-used is never killed, and never mistaken for the owner.
+"""
+
+import os
+import select
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lockd.wire.lock import Owner
+
+_SO_PEERPIDFD: Final = 77  # <asm-generic/socket.h>, Linux 6.5; Python has no name for it
+
+
+class OwnerProcess:
+    """An owner and its process.
+
+    :ivar details: what the owner's latest REGISTER said of it.
+    :ivar pidfd: the process; None where there is none of this pid that can be seen from here.
+    :ivar dead: set once the process has ended; a zombie is dead.
+    :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
+    """
+
+    __slots__ = ("dead", "details", "fencing_since", "pidfd", "sessions")
+
+    def __init__(self, details: Owner, pidfd: int | None) -> None:
+        self.details = details
+        self.pidfd = pidfd
+        self.dead = trio.Event()
+        self.fencing_since: float | None = None
+        self.sessions = 0
+
+    @property
+    def pid(self) -> int:
+        """The process's number, by which releases are matched."""
+        return self.details.pid
+
+    def has_ended(self) -> bool:
+        """Whether the process is known to have ended, by asking the kernel now."""
+        if self.pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def describe(self) -> str:
+        """Return the words for an error message or the log."""
+        return f'domain "{self.details.name}" (pid {self.pid})'
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process; none is sent where there is none any more."""
+        if self.pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+
+def open_peer_pidfd(connection: socket.socket, pid: int, connected_at: float) -> int | None:
+    """Return a descriptor of the process ``pid`` that is at the other end of ``connection``.
+
+    :param connected_at: seconds since the epoch; a process that started later is another one.
+    :returns: None where it has ended, or cannot be seen from here.
+    """
+    with suppress(OSError):
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    pidfd = open_pidfd(pid)
+    if pidfd is not None and _started(pid) > connected_at + 1:
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor of the process, or None where there is none that can be seen from here."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, OverflowError):
+        return None
+
+
+def _started(pid: int) -> float:
+    """Return when a process started, in seconds since the epoch; long ago where that cannot be known."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        booted = next(
+            int(line.split()[1])
+            for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+            if line.startswith("btime ")
+        )
+    except (OSError, StopIteration):
+        return 0.0
+    # Field 22, counted behind the name, which may hold anything (proc(5)).
+    return booted + int(status.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

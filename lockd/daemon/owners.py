@@ -1,0 +1,140 @@
+"""Owners: who is registered, and what happens when an owner's process ends or drops its connection.
+
+A lock is never given away while its owner can still write (Invariant 2).
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from time import time
+from typing import Final
+
+import trio
+
+from lockd.daemon import events
+from lockd.daemon.owner_process import OwnerProcess, open_peer_pidfd, open_pidfd
+from lockd.daemon.reactor import READABLE, Reactor
+from lockd.daemon.session import Session
+from lockd.wire.lock import Owner
+
+_LEAVING_SECONDS: Final = 0.1
+"""A process that exits closes its connections some moments before it is dead. Only one that lives on for longer
+than this is fenced."""
+
+_TERM_SECONDS: Final = 1.6
+"""From SIGTERM to SIGKILL, as virtlockd gives."""
+
+_REMINDER_SECONDS: Final = 60
+
+_logger = logging.getLogger(__name__)
+
+
+class Owners:
+    """All owners that are registered or hold locks.
+
+    :param release: ends all holdings of a pid.
+    :param holds_any: tells whether a pid has any.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        nursery: trio.Nursery,
+        release: Callable[[int], None],
+        holds_any: Callable[[int], bool],
+    ) -> None:
+        self._reactor = reactor
+        self._nursery = nursery
+        self._release = release
+        self._holds_any = holds_any
+        self._processes: dict[int, OwnerProcess] = {}
+
+    def __iter__(self) -> Iterator[OwnerProcess]:
+        return iter(self._processes.values())
+
+    def get(self, pid: int) -> OwnerProcess | None:
+        """Return the owner of this pid, if it is known."""
+        return self._processes.get(pid)
+
+    def register(self, session: Session, details: Owner) -> None:
+        """Make ``details`` the owner that ``session`` acquires and releases for."""
+        process = self._processes.get(details.pid)
+        if process is not None and process.has_ended():
+            # Its pid is another process's now.
+            self._ended(process)
+            process = None
+        if process is None:
+            process = OwnerProcess(details, _open_pidfd_for(session, details.pid))
+            self._watch(process)
+        process.details = details
+        process.sessions += 1
+        if session.owner is not None:
+            self._leave(session.owner)
+        session.owner = process
+
+    def session_ended(self, session: Session) -> None:
+        """Take note that a connection has ended; the owner's own one takes the owner's locks with it."""
+        process = session.owner
+        if process is None:
+            return
+        self._leave(process)
+        if session.peer_pid != process.pid or not self._holds_any(process.pid):
+            return
+        if process.pidfd is None or process.has_ended():
+            self._ended(process)
+        else:
+            self.fence(process)
+
+    def fence(self, process: OwnerProcess, since: float | None = None) -> None:
+        """Kill the owner's process, which can still write; its locks end with it."""
+        if process.fencing_since is None:
+            process.fencing_since = since or time()
+            self._nursery.start_soon(self._fence, process)
+
+    async def _fence(self, process: OwnerProcess) -> None:
+        with trio.move_on_after(_LEAVING_SECONDS):
+            await process.dead.wait()
+            return
+        events.fenced(process)
+        for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _REMINDER_SECONDS)):
+            process.send_signal(signal_number)
+            with trio.move_on_after(seconds):
+                await process.dead.wait()
+                return
+        while True:
+            _logger.warning(
+                "%s was killed and is not dead yet; its locks are kept until it is", process.describe()
+            )
+            with trio.move_on_after(_REMINDER_SECONDS):
+                await process.dead.wait()
+                return
+
+    def _watch(self, process: OwnerProcess) -> None:
+        self._processes[process.pid] = process
+        if process.pidfd is not None:
+            self._reactor.watch(process.pidfd, READABLE, lambda _ready: self._ended(process))
+
+    def _ended(self, process: OwnerProcess) -> None:
+        """The process is dead: release what it held."""
+        self._discard(process)
+        process.dead.set()
+        self._release(process.pid)
+
+    def _leave(self, process: OwnerProcess) -> None:
+        process.sessions -= 1
+        if process.sessions == 0 and not self._holds_any(process.pid):
+            self._discard(process)
+
+    def _discard(self, process: OwnerProcess) -> None:
+        if self._processes.get(process.pid) is process:
+            del self._processes[process.pid]
+            if process.pidfd is not None:
+                self._reactor.forget(process.pidfd)
+                os.close(process.pidfd)
+
+
+def _open_pidfd_for(session: Session, pid: int) -> int | None:
+    if pid == session.peer_pid:
+        return open_peer_pidfd(session.socket, pid, session.connected_at)
+    return open_pidfd(pid)

@@ -1,0 +1,82 @@
+"""The reactor: one trio task that serves every descriptor that is ready.
+
+It waits for its own epoll descriptor and then serves all connections that are ready, one after the other.
+Measured, that halves the cost of a call under load against a task per connection. Signals, timers and worker
+threads are ordinary trio tasks beside it.
+"""
+
+import select
+from collections.abc import Callable
+from time import monotonic
+from typing import TypeAlias
+
+import trio
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+HUNG_UP = select.EPOLLHUP | select.EPOLLERR
+"""Always reported, asked for or not (epoll_ctl(2))."""
+
+Handler: TypeAlias = Callable[[int], None]
+"""Serves a descriptor; it is given the events that are ready on it, and must not block."""
+
+_LINGER = 0.001
+"""Seconds to wait for the next call before going back to trio. A client that calls again at once then costs one
+epoll_wait instead of a round of trio's scheduler; what else is due waits for this long at most."""
+
+_SLICE = 0.002
+"""Seconds of serving after which the other tasks get their turn, however much there is to serve."""
+
+
+class Reactor:
+    """Watches descriptors and calls their handlers."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._leftover: dict[Callable[[], None], None] = {}
+
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
+        """Call ``handler`` whenever one of ``events`` is ready on ``fd``.
+
+        :raises OSError: the descriptor cannot be watched (epoll_ctl(2)).
+        """
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch for other events from now on. Without any, only a hang-up is reported."""
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Watch ``fd`` no more; before it is closed, as its number may be another file's at once."""
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def again(self, serve: Callable[[], None]) -> None:
+        """Call ``serve`` in the next turn: it has more to do than one turn allows."""
+        self._leftover[serve] = None
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        while True:
+            if self._leftover:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            end = monotonic() + _SLICE
+            while self._turn() and monotonic() < end:
+                pass
+
+    def _turn(self) -> bool:
+        """Serve all that is ready once; return whether anything was."""
+        leftover, self._leftover = self._leftover, {}
+        events = self._epoll.poll(0 if leftover else _LINGER)
+        for fd, ready in events:
+            handler = self._handlers.get(fd)
+            # An earlier handler of this turn may have closed the descriptor.
+            if handler is not None:
+                handler(ready)
+        for serve in leftover:
+            serve()
+        return bool(events or leftover)

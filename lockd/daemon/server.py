@@ -1,0 +1,170 @@
+"""A server: a listening socket, the clients that came through it, and the programs that they may call.
+
+A daemon has two, as virtlockd has: ``virtlockd`` for locks and ``admin`` for administration.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from lockd.daemon.reactor import READABLE, Reactor
+from lockd.daemon.session import Session
+from lockd.wire import keepalive
+from lockd.wire.errors import ErrorReply, rpc_error
+from lockd.wire.frames import Frame, FrameType, Status, encode_reply
+
+_ACCEPTED_PER_TURN: Final = 64
+_OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+ProgramKey: TypeAlias = tuple[int, int]
+"""Number and version."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Program(Protocol):
+    """What answers calls."""
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes; None where ``session.finish`` will be given them later."""
+
+
+@dataclass
+class Limits:
+    """What ``virt-admin`` shows and sets of a server.
+
+    lockd has no pool of workers and no authentication; it keeps the numbers, as virtlockd does.
+    """
+
+    max_clients: int
+    max_anonymous_clients: int
+    min_workers: int = 0
+    max_workers: int = 0
+    priority_workers: int = 0
+
+
+class Server:
+    """Accepts clients and hands their calls to programs.
+
+    :ivar sessions: the connected clients, by their numbers.
+    :ivar payload_kept: bytes of a call's payload that any of the programs can have arguments in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reactor: Reactor,
+        programs: Mapping[ProgramKey, Program],
+        limits: Limits,
+        *,
+        payload_kept: int,
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.payload_kept = payload_kept
+        self.sessions: dict[int, Session] = {}
+        self.next_client_id = 1
+        self.listeners: list[socket.socket] = []
+        self._reactor = reactor
+        self._programs = dict(programs)
+        self._on_end = on_end
+        self._accepting = False
+
+    # Clients
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept clients on ``listener``, which listens already, as long as the limits allow."""
+        listener.setblocking(False)
+        self.listeners.append(listener)
+        self._reactor.watch(listener.fileno(), READABLE if self._accepting else 0, self._on_connection)
+        self.update_accepting()
+
+    def update_accepting(self) -> None:
+        """Accept, or stop accepting, as the limits say now. Those who wait stay in the socket's queue."""
+        self._set_accepting(accepting=len(self.sessions) < self.limits.max_clients)
+
+    def _set_accepting(self, *, accepting: bool) -> None:
+        self._accepting = accepting
+        for listener in self.listeners:
+            self._reactor.change(listener.fileno(), READABLE if accepting else 0)
+
+    def _on_connection(self, _ready: int) -> None:
+        for listener in self.listeners:
+            for _ in range(_ACCEPTED_PER_TURN):
+                if not self._accepting:
+                    return
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _OUT_OF_DESCRIPTORS:
+                        # Until a client leaves: its descriptor is the next one's.
+                        _logger.error("no further clients can be accepted: %s", os.strerror(error.errno))
+                        self._set_accepting(accepting=False)
+                    break
+                connection.setblocking(False)
+                self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        session = Session(self, self._reactor, connection, self.next_client_id)
+        if session.peer_uid != os.geteuid():
+            # A lock is worth what its daemon's word is worth: nobody else's processes may end it.
+            _logger.warning(
+                "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
+                session.peer_uid,
+                session.peer_pid,
+                self.name,
+                os.geteuid(),
+            )
+            connection.close()
+            return
+        self.next_client_id += 1
+        self.adopt(session)
+
+    def adopt(self, session: Session) -> None:
+        """Serve a client that is connected already."""
+        self.sessions[session.id] = session
+        session.start()
+        if len(self.sessions) >= self.limits.max_clients:
+            self._set_accepting(accepting=False)
+
+    def ended(self, session: Session) -> None:
+        """Forget a client whose connection ends."""
+        del self.sessions[session.id]
+        self._on_end(session)
+        if not self._accepting:
+            self.update_accepting()
+
+    # Calls
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes; None where it will be sent later, empty where there is none."""
+        if call.type != FrameType.CALL:
+            return _answer_message(call)
+        program = self._programs.get((call.program, call.version))
+        if program is None:
+            return error_reply(call, rpc_error(f"Cannot find program {call.program} version {call.version}"))
+        if call.status != Status.OK:
+            return error_reply(call, rpc_error(f"Unexpected message status {call.status}"))
+        return program.answer(session, call)
+
+
+def error_reply(call: Frame, error: ErrorReply) -> bytes:
+    """Return the bytes of an ERROR reply."""
+    return encode_reply(call, error.encode(), Status.ERROR)
+
+
+def _answer_message(message: Frame) -> bytes:
+    is_ping = (message.program, message.version, message.procedure, message.type) == (
+        keepalive.PROGRAM,
+        keepalive.VERSION,
+        keepalive.Procedure.PING,
+        FrameType.MESSAGE,
+    )
+    return keepalive.PONG if is_ping else b""

@@ -1,0 +1,189 @@
+"""A session: one client's connection, from its bytes to its replies."""
+
+import logging
+import socket
+import struct
+from time import time
+from typing import Final, Protocol
+
+from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Reactor
+from lockd.wire.frames import Frame, FrameError, FrameReader
+
+_RECEIVE_BYTES: Final = 65536
+_CALLS_PER_TURN: Final = 32
+"""Calls that one connection has answered before the others get their turn, however many it sends at once."""
+
+_CREDENTIALS = struct.Struct("3i")
+
+_logger = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """What a session tells and asks; see ``server``."""
+
+    name: str
+    payload_kept: int
+
+    def answer(self, session: "Session", call: Frame) -> bytes | None:
+        """Return the reply's bytes; None where they will come later, empty where there are none."""
+
+    def ended(self, session: "Session") -> None:
+        """Forget a client whose connection ends."""
+
+
+class Session:
+    """One client's connection. Its calls are answered in order, one at a time.
+
+    A client that does not read its replies is not read from either: no more than one turn's replies wait.
+
+    :ivar id: the daemon's number for the connection, counted from 1.
+    :ivar connected_at: seconds since the epoch.
+    :ivar peer_pid: the process at the other end when it connected (SO_PEERCRED); 0 where it is in a pid
+        namespace that this one cannot see.
+    :ivar owner: for whom it acquires and releases, once it has registered.
+    :ivar restricted: whether it has given up all further lock calls.
+    :ivar waiting_call: the call that a worker thread is busy with.
+    """
+
+    __slots__ = (
+        "_output",
+        "_reactor",
+        "_server",
+        "closed",
+        "connected_at",
+        "fd",
+        "id",
+        "owner",
+        "peer_gid",
+        "peer_pid",
+        "peer_uid",
+        "reader",
+        "restricted",
+        "socket",
+        "waiting_call",
+    )
+
+    def __init__(self, server: Server, reactor: Reactor, connection: socket.socket, number: int) -> None:
+        self._server = server
+        self._reactor = reactor
+        self.socket = connection
+        self._output = b""
+        self.fd = connection.fileno()
+        self.id = number
+        self.connected_at = int(time())
+        self.peer_pid, self.peer_uid, self.peer_gid = peer_credentials(connection)
+        self.reader = FrameReader(server.payload_kept)
+        self.owner: OwnerProcess | None = None
+        self.restricted = False
+        self.waiting_call: Frame | None = None
+        self.closed = False
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._reactor.watch(self.fd, READABLE, self._on_ready)
+
+    def _on_ready(self, ready: int) -> None:
+        try:
+            if ready & WRITABLE:
+                self._flush()
+            elif ready & READABLE:
+                self._receive()
+            elif ready & HUNG_UP:
+                self.close()
+            else:
+                self._serve()
+        except FrameError as error:
+            _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
+            self.close()
+        except Exception:
+            # A fault of the daemon's own costs this connection, and not the locks of all others.
+            _logger.exception("client %d of %s could not be served", self.id, self._server.name)
+            self.close()
+
+    def _receive(self) -> None:
+        try:
+            data = self.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        self.reader.feed(data)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Answer the calls that have arrived, as many as one turn allows."""
+        replies = []
+        for _ in range(_CALLS_PER_TURN):
+            if self.closed or self.waiting_call or self._output:
+                break
+            call = self.reader.next_frame()
+            if call is None:
+                break
+            reply = self._server.answer(self, call)
+            if reply is None:
+                self.waiting_call = call
+                self._watch_what_matters()
+            else:
+                replies.append(reply)
+        else:
+            self._reactor.again(self._serve_on)
+        if replies:
+            self._send(b"".join(replies))
+
+    def _serve_on(self) -> None:
+        self._on_ready(0)
+
+    def finish(self, reply: bytes) -> None:
+        """Send the reply to the waiting call, and go on with the next one."""
+        self.waiting_call = None
+        if not self.closed:
+            self._watch_what_matters()
+            self._send(reply)
+            self._reactor.again(self._serve_on)
+
+    def _send(self, data: bytes) -> None:
+        if self._output:
+            self._output += data
+            return
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self._output = data[sent:]
+            self._watch_what_matters()
+
+    def _flush(self) -> None:
+        output, self._output = self._output, b""
+        self._send(output)
+        if not (self._output or self.closed):
+            self._watch_what_matters()
+            self._reactor.again(self._serve_on)
+
+    def _watch_what_matters(self) -> None:
+        if self._output:
+            self._reactor.change(self.fd, WRITABLE)
+        else:
+            self._reactor.change(self.fd, 0 if self.waiting_call else READABLE)
+
+    def close(self) -> None:
+        """End the connection."""
+        if not self.closed:
+            self.closed = True
+            self._reactor.forget(self.fd)
+            self._server.ended(self)
+            self.socket.close()
+
+
+def peer_credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Return pid, uid and gid of the process that connected (SO_PEERCRED in unix(7))."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(data)
+    return pid, uid, gid

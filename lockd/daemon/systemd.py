@@ -1,0 +1,50 @@
+"""systemd: sockets that it hands over, and what it is told of the daemon.
+
+Without systemd all of this does nothing; its library is imported only where it is needed, as that takes time.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from lockd.wire.addresses import Addresses
+
+LOCK_SOCKET: Final = "virtlockd.socket"
+ADMIN_SOCKET: Final = "virtlockd-admin.socket"
+"""The names that the socket units give their descriptors (LISTEN_FDNAMES in sd_listen_fds(3))."""
+
+
+def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
+    """Return the listening sockets that were handed over, by their names.
+
+    Where names are missing, the address tells which is which.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    import systemd.daemon
+
+    sockets = {}
+    for fd, name in systemd.daemon.listen_fds_with_names().items():
+        listener = socket.socket(fileno=fd)
+        is_admin = name == ADMIN_SOCKET or (
+            name != LOCK_SOCKET and Path(str(listener.getsockname())) == addresses.admin_socket
+        )
+        sockets[ADMIN_SOCKET if is_admin else LOCK_SOCKET] = listener
+    return sockets
+
+
+def notify(*lines: str) -> None:
+    """Tell systemd of the daemon's state (sd_notify(3))."""
+    if "NOTIFY_SOCKET" in os.environ:
+        import systemd.daemon
+
+        systemd.daemon.notify("\n".join(lines))
+
+
+def watchdog_seconds() -> float | None:
+    """Return how often the watchdog has to be fed at least, or None where there is none."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(microseconds) / 1_000_000

@@ -1,0 +1,178 @@
+"""The inodes that this process may hold locks on, and every descriptor that it has open on them.
+
+A process loses all its POSIX locks on an inode when it closes any descriptor of it (fcntl(2)). So the
+registry keeps Invariant 1 of the design: of an inode that is claimed, no descriptor is ever opened and
+closed beside the claim, whatever name it was opened by: hard link, symbolic link, bind mount, or another
+device node of the same disk. All descriptors of a claim are closed together when it ends.
+
+Two things can hold a lock of this process on one inode only by sharing a claim; there is no other way to
+open a lockable file. Claims are made and ended by the reactor and by worker threads, so a mutex guards them;
+it is never held during a system call that can block.
+"""
+
+import os
+import stat
+from contextlib import suppress
+from threading import Lock
+from typing import Any, TypeAlias
+
+Identity: TypeAlias = tuple[int, int]
+"""What makes two files the same one: device and inode, or a block device's number and -1."""
+
+_NO_INODE = -1
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what identifies the file of ``status``.
+
+    Two nodes of one block device are two inodes to the kernel's locks, and the same disk.
+    """
+    if stat.S_ISBLK(status.st_mode):
+        return status.st_rdev, _NO_INODE
+    return status.st_dev, status.st_ino
+
+
+class Claimed(Exception):
+    """The inode is claimed already. ``claim`` tells by whom."""
+
+    def __init__(self, claim: "Claim") -> None:
+        super().__init__(claim)
+        self.claim = claim
+
+
+class Claim:
+    """The right to open one inode, and the descriptors open on it.
+
+    :ivar holder: whatever the claim was made for.
+    :ivar fd: the descriptor to lock.
+    """
+
+    __slots__ = ("fd", "holder", "identity", "parked")
+
+    def __init__(self, holder: Any, identity: Identity, fd: int) -> None:
+        self.holder = holder
+        self.identity = identity
+        self.fd = fd
+        self.parked: list[int] | None = None
+
+
+class Inodes:
+    """All claims of this process."""
+
+    def __init__(self) -> None:
+        self._claims: dict[Identity, Claim] = {}
+        self._mutex = Lock()
+        self._parked = 0
+
+    def open(self, path: str, flags: int, holder: Any) -> Claim:
+        """Open ``path`` and claim its inode; for the reactor's thread, on file systems that do not block.
+
+        The inode is known only once it is open. If it turns out to be claimed, the new descriptor must not
+        be closed: it is parked with the claim. While one is parked, opening takes the longer way of
+        ``open_pinned``, so that not more than one ever is.
+
+        :raises Claimed: somebody has the inode.
+        :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere.
+        """
+        if self._parked:
+            return self.open_pinned(path, flags, holder)
+        fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        claim = Claim(holder, identity_of(os.fstat(fd)), fd)
+        with self._mutex:
+            present = self._claims.setdefault(claim.identity, claim)
+            if present is not claim:
+                self._park(fd, present)
+        if present is not claim:
+            raise Claimed(present)
+        return claim
+
+    def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
+        """Do the same without ever opening a claimed inode: pin it first, claim it, then open what is pinned.
+
+        Closing a descriptor that was opened with O_PATH ends no lock. This is the way for worker threads:
+        an exec may end them at any moment, and closes what they have just opened.
+
+        :raises Claimed: somebody has the inode.
+        :raises OSError: as open(2) says.
+        """
+        pin = _pin(path, create=bool(flags & os.O_CREAT))
+        try:
+            claim = self._claim(holder, identity_of(os.fstat(pin)))
+            try:
+                claim.fd = os.open(f"/proc/self/fd/{pin}", flags & ~os.O_CREAT)
+            except OSError as error:
+                self._forget(claim)
+                error.filename = path
+                raise
+            return claim
+        finally:
+            os.close(pin)
+
+    def claimant(self, path: str) -> Any | None:
+        """Return the holder of the claim on what ``path`` names, or None; symbolic links are not followed.
+
+        :raises OSError: as lstat(2) says.
+        """
+        claim = self._claims.get(identity_of(os.lstat(path)))
+        return None if claim is None else claim.holder
+
+    def adopt(self, fd: int, holder: Any) -> Claim:
+        """Claim the inode of a descriptor that was inherited open.
+
+        :raises Claimed: somebody has the inode; ``fd`` is parked with the claim.
+        :raises OSError: ``fd`` is not open.
+        """
+        claim = Claim(holder, identity_of(os.fstat(fd)), fd)
+        with self._mutex:
+            present = self._claims.setdefault(claim.identity, claim)
+            if present is not claim:
+                self._park(fd, present)
+                raise Claimed(present)
+        return claim
+
+    def close(self, claim: Claim) -> None:
+        """Close every descriptor of the inode, which ends the lock, and then the claim.
+
+        In this order: until the last one is closed, nobody else may lock the inode.
+
+        :raises OSError: as close(2) says of the descriptor that was locked; the claim has ended.
+        """
+        try:
+            os.close(claim.fd)
+        finally:
+            self._forget(claim)
+
+    def _claim(self, holder: Any, identity: Identity) -> Claim:
+        claim = Claim(holder, identity, -1)
+        with self._mutex:
+            present = self._claims.setdefault(identity, claim)
+        if present is not claim:
+            raise Claimed(present)
+        return claim
+
+    def _park(self, fd: int, claim: Claim) -> None:
+        if claim.parked is None:
+            claim.parked = []
+        claim.parked.append(fd)
+        self._parked += 1
+
+    def _forget(self, claim: Claim) -> None:
+        with self._mutex:
+            for fd in claim.parked or ():
+                self._parked -= 1
+                # Local: only the reactor's way of opening parks.
+                os.close(fd)
+            del self._claims[claim.identity]
+
+
+def _pin(path: str, *, create: bool) -> int:
+    """Return a descriptor that holds on to what ``path`` names, and whose closing ends no lock."""
+    while True:
+        try:
+            return os.open(path, os.O_PATH)
+        except FileNotFoundError:
+            if not create:
+                raise
+        # mknod makes the file without opening it: somebody else may lock it at once.
+        with suppress(FileExistsError):
+            os.mknod(path, stat.S_IFREG | 0o600)

@@ -1,0 +1,142 @@
+"""Which paths lead to a file system that may block: one behind a network, or behind another process.
+
+Finding out must not block either: the mount table is read from the kernel, and a path is followed only as
+long as it stays on local file systems.
+"""
+
+import os
+from pathlib import Path
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+LOCAL_TYPES = frozenset(
+    [
+        "bcachefs",
+        "bpf",
+        "btrfs",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "cramfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "erofs",
+        "exfat",
+        "ext2",
+        "ext3",
+        "ext4",
+        "f2fs",
+        "hugetlbfs",
+        "iso9660",
+        "jfs",
+        "minix",
+        "mqueue",
+        "msdos",
+        "nilfs2",
+        "ntfs3",
+        "proc",
+        "pstore",
+        "ramfs",
+        "reiserfs",
+        "rootfs",
+        "securityfs",
+        "squashfs",
+        "sysfs",
+        "tmpfs",
+        "tracefs",
+        "ubifs",
+        "udf",
+        "vfat",
+        "xfs",
+        "zfs",
+    ]
+)
+"""File systems whose calls wait for a local device at most. All others are taken to block: networks (nfs, cifs,
+ceph, gfs2, ocfs2, 9p, lustre, ...), other processes (fuse), and what may stand on either (overlay, autofs)."""
+
+_LINKS_MAX = 40  # as many as the kernel follows: path_resolution(7)
+_CACHE_MAX = 4096
+
+
+class MountTable:
+    """The mounts that this process sees, as of the last ``refresh``."""
+
+    def __init__(self) -> None:
+        self._mounts: dict[str, str] = {}
+        self._slow_mount_of_directory: dict[str, str | None] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the mounts anew.
+
+        The kernel reports a change of MOUNTINFO as an exceptional condition, to poll(2) (proc(5)).
+        """
+        mounts = {}
+        for line in Path(MOUNTINFO).read_bytes().splitlines():
+            # mount id, parent, device, root, mount point, options, optional fields, "-", type, source, options
+            fields = line.split(b" ")
+            kind = fields[fields.index(b"-") + 1].decode()
+            # A mount hides what was mounted on the same point before it, and stands after it.
+            mounts[os.fsdecode(_unescape(fields[4]))] = kind
+        self._mounts = mounts
+        self._slow_mount_of_directory.clear()
+
+    def slow_mount(self, path: str) -> str | None:
+        """Return the mount point of the file system that ``path`` may block on, or None where it is local.
+
+        The last component is not followed: if it is a symbolic link, it may still lead anywhere. With a slash
+        at its end, all of the path is.
+
+        What is found out of a directory is remembered until the mounts change. A directory that is replaced
+        meanwhile by a link to a slow file system costs others a wait, never a lock.
+        """
+        directory = path.rpartition("/")[0]
+        try:
+            return self._slow_mount_of_directory[directory]
+        except KeyError:
+            pass
+        if len(self._slow_mount_of_directory) >= _CACHE_MAX:
+            self._slow_mount_of_directory.clear()
+        found = self._slow_mount_of_directory[directory] = self._follow(directory)
+        return found
+
+    def _follow(self, directory: str) -> str | None:
+        """Walk down to ``directory``, and say where the walk leaves the local file systems."""
+        to_go = [part for part in reversed(directory.split("/")) if part]
+        here = ""
+        links = 0
+        while to_go:
+            part = to_go.pop()
+            if part == ".":
+                continue
+            if part == "..":
+                here = here.rpartition("/")[0]
+                continue
+            here = f"{here}/{part}"
+            slow = self._slow(here)
+            if slow is not None:
+                return slow
+            try:
+                target = os.readlink(here)
+            except OSError:
+                continue  # no link, or nothing that could be opened either
+            links += 1
+            if links > _LINKS_MAX:
+                return None
+            here = "" if target.startswith("/") else here.rpartition("/")[0]
+            to_go += [part for part in reversed(target.split("/")) if part]
+        return self._slow(here or "/")
+
+    def _slow(self, path: str) -> str | None:
+        """Return the mount point of ``path``, which has no links in it, if its file system may block."""
+        while path not in self._mounts and path != "/":
+            path = path.rpartition("/")[0] or "/"
+        return None if self._mounts.get(path, "rootfs") in LOCAL_TYPES else path
+
+
+def _unescape(field: bytes) -> bytes:
+    """Undo the octal escapes that stand for blanks and backslashes (proc(5))."""
+    first, *rest = field.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)

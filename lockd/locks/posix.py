@@ -1,0 +1,46 @@
+"""The kernel's POSIX locks (fcntl(2), F_SETLK) on byte 0, the byte that virtlockd locks.
+
+They belong to the process, survive execve(2), and all that a process holds on an inode end when it closes any
+descriptor of that inode: see ``inodes``.
+"""
+
+import fcntl
+import os
+import struct
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
+
+_LOCKED_BYTES = 1
+
+# struct flock: l_type, l_whence, l_start, l_len, l_pid; native sizes and alignment.
+_FLOCK = struct.Struct("hhqqi4x" if struct.calcsize("P") == 8 else "hhlli")
+_ANY_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, _LOCKED_BYTES, 0)
+
+
+def lock_exclusive(fd: int) -> None:
+    """Lock for writing, or raise a shared lock to that.
+
+    :raises BlockingIOError: another process holds a lock.
+    :raises OSError: the file system cannot lock.
+    """
+    lockf(fd, LOCK_EX | LOCK_NB, _LOCKED_BYTES)
+
+
+def lock_shared(fd: int) -> None:
+    """Lock for reading; others may do so too.
+
+    :raises BlockingIOError: another process holds a lock for writing.
+    :raises OSError: the file system cannot lock.
+    """
+    lockf(fd, LOCK_SH | LOCK_NB, _LOCKED_BYTES)
+
+
+def lock_holder(fd: int) -> int | None:
+    """Return the pid of a process that keeps this one from locking, or None where there is none any more.
+
+    The pid is 0 or less where the holder is no process of this host that the kernel can name: another host,
+    another pid namespace, or an open-file-description lock (F_GETLK in fcntl(2)).
+
+    :raises OSError: the file system cannot tell.
+    """
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _ANY_LOCK))
+    return None if kind == fcntl.F_UNLCK else pid

@@ -1,0 +1,156 @@
+"""A resource: one name in a lockspace, and the kernel's lock behind it."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from itertools import count
+from time import time
+from typing import Any
+
+from lockd.locks import posix
+from lockd.locks.errors import Busy, SystemCallFailed
+from lockd.locks.inodes import Claim, Claimed, Inodes, identity_of
+
+_numbers = count(1)
+
+
+class State(Enum):
+    """Where a resource is between being asked for and being gone."""
+
+    ACQUIRING = "acquiring"
+    HELD = "held"
+    RELEASING = "releasing"
+
+
+class Resource:
+    """A lock that is held, or on its way.
+
+    ``take``, ``take_pinned`` and ``drop`` are the system calls; they touch nothing else that another thread
+    may touch, so they may run in a worker thread while the table keeps the resource reserved.
+
+    :ivar number: its place in the order in which resources were asked for.
+    :ivar lockspace: path of its lockspace; empty for the direct one.
+    :ivar path: the file that is locked.
+    :ivar autocreate: whether the file is made for the lock, and removed with it.
+    :ivar owners: how many holdings each owner's pid has; only a shared resource has several.
+    :ivar slow_mount: where the file's file system is mounted, if it may block: its calls belong to a worker
+        thread. See ``mounts``.
+    :ivar since: when the lock was asked for, in seconds since the epoch.
+    """
+
+    __slots__ = (
+        "autocreate",
+        "claim",
+        "lockspace",
+        "name",
+        "number",
+        "owners",
+        "path",
+        "shared",
+        "since",
+        "slow_mount",
+        "state",
+    )
+
+    def __init__(self, lockspace: str, name: str, path: str, *, shared: bool, autocreate: bool) -> None:
+        self.number = next(_numbers)
+        self.lockspace = lockspace
+        self.name = name
+        self.path = path
+        self.shared = shared
+        self.autocreate = autocreate
+        self.owners: dict[int, int] = {}
+        self.since = time()
+        self.slow_mount: str | None = None
+        self.state = State.ACQUIRING
+        self.claim: Claim | None = None
+
+    def take(self, inodes: Inodes) -> None:
+        """Lock the file; on the reactor's thread, on a file system that does not block.
+
+        :raises Busy: another process, or another name of the same file, holds it.
+        :raises SystemCallFailed: the file cannot be opened or locked. ELOOP may only mean that the path is a
+            symbolic link: those are for ``take_pinned``.
+        """
+        self._take(inodes, inodes.open)
+
+    def take_pinned(self, inodes: Inodes) -> None:
+        """Lock the file, whatever file system its path leads to; for a worker thread.
+
+        :raises Busy: another process, or another name of the same file, holds it.
+        :raises SystemCallFailed: the file cannot be opened or locked.
+        """
+        self._take(inodes, inodes.open_pinned)
+
+    def _take(self, inodes: Inodes, open_claimed: Callable[[str, int, Any], Claim]) -> None:
+        flags = os.O_RDWR | os.O_CREAT if self.autocreate else os.O_RDWR
+        while True:
+            try:
+                claim = open_claimed(self.path, flags, self)
+            except Claimed as error:
+                raise Busy(self.name, error.claim.holder) from None
+            except OSError as error:
+                action = "open/create" if self.autocreate else "open"
+                raise SystemCallFailed(f"Unable to {action} resource {self.path}", error) from None
+            try:
+                self._lock(claim.fd)
+                if not self.autocreate or self._is_named(claim):
+                    self.claim = claim
+                    return
+            except BaseException:
+                inodes.close(claim)
+                raise
+            # Whoever held the file before has just removed it: its lock protects nothing.
+            inodes.close(claim)
+
+    def _lock(self, fd: int) -> None:
+        try:
+            if self.shared:
+                posix.lock_shared(fd)
+            else:
+                posix.lock_exclusive(fd)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) leaves it open
+            raise Busy(self.name, _holder(fd)) from None
+        except OSError as error:
+            raise SystemCallFailed(f"Unable to lock resource {self.path}", error) from None
+
+    def _is_named(self, claim: Claim) -> bool:
+        """Whether the path still names the locked file: device and inode."""
+        try:
+            return identity_of(os.stat(self.path)) == claim.identity
+        except FileNotFoundError:
+            return False
+
+    def drop(self, inodes: Inodes) -> None:
+        """End the lock. A file that was made for it is removed first, while nobody else can have it.
+
+        :raises OSError: the file could not be removed or closed cleanly; the lock has ended all the same.
+        """
+        claim = self.claim
+        if claim is None:
+            return
+        try:
+            if self.autocreate:
+                self._unlink(claim)
+        finally:
+            self.claim = None
+            inodes.close(claim)
+
+    def _unlink(self, claim: Claim) -> None:
+        if self.shared:
+            try:
+                posix.lock_exclusive(claim.fd)
+            except (BlockingIOError, PermissionError):
+                return  # another host shares it still
+        # A file that somebody put in its place is not ours to remove: they may hold a lock on it.
+        if self._is_named(claim):
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+def _holder(fd: int) -> int | None:
+    try:
+        return posix.lock_holder(fd)
+    except OSError:
+        return None

@@ -1,0 +1,151 @@
+"""libvirt's configuration syntax: one ``key = value`` a line.
+
+A value is a number, a text in double or single quotes, or a list of those in brackets, which may go over
+several lines; ``#`` begins a comment.
+"""
+
+import re
+from typing import TypeAlias
+
+Value: TypeAlias = int | str | list[int | str]
+
+_SPACE = re.compile(r"(?:[ \t\r]|#[^\n]*)*")
+_SPACE_AND_LINES = re.compile(r"(?:\s|#[^\n]*)*")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NUMBER = re.compile(r"-?[0-9]+")
+_TEXT = re.compile(r'"""(?P<long>.*?)"""|"(?P<double>[^"\n]*)"|\'(?P<single>[^\'\n]*)\'', re.DOTALL)
+
+
+class ConfError(ValueError):
+    """The text does not follow the syntax, or a value is of the wrong kind.
+
+    :ivar line: where, counted from 1.
+    """
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class Conf:
+    """The settings of a configuration file. Keys that nobody asks for are no error."""
+
+    def __init__(self, values: dict[str, tuple[Value, int]]) -> None:
+        self._values = values
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def number(self, key: str, default: int) -> int:
+        """Return a number, 0 or more.
+
+        :raises ConfError: the value is something else.
+        """
+        value, line = self._values.get(key, (default, 0))
+        if not isinstance(value, int) or value < 0:
+            raise ConfError(f"{key} has to be a number, 0 or more", line)
+        return value
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Return a setting that is 0 or 1.
+
+        :raises ConfError: the value is something else.
+        """
+        value, line = self._values.get(key, (int(default), 0))
+        if value not in (0, 1):
+            raise ConfError(f"{key} has to be 0 or 1", line)
+        return value == 1
+
+    def text(self, key: str) -> str | None:
+        """Return a text, or None where it is not set.
+
+        :raises ConfError: the value is something else.
+        """
+        if key not in self._values:
+            return None
+        value, line = self._values[key]
+        if not isinstance(value, str):
+            raise ConfError(f'{key} has to be a text in quotes, like {key} = "..."', line)
+        return value
+
+
+def parse(text: str) -> Conf:
+    """Return the settings of a file's text; the last one of a key counts.
+
+    :raises ConfError: the text does not follow the syntax.
+    """
+    return Conf(_Parser(text).settings())
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+
+    def settings(self) -> dict[str, tuple[Value, int]]:
+        values: dict[str, tuple[Value, int]] = {}
+        while True:
+            self._skip(_SPACE_AND_LINES)
+            if self._position == len(self._text):
+                return values
+            key = self._take(_KEY, "a setting begins with its name").group()
+            self._expect("=", f"'=' is missing after {key}")
+            line = self._line
+            values[key] = self._value(), line
+            self._skip(_SPACE)
+            if self._position < len(self._text) and self._text[self._position] != "\n":
+                raise self._error("a setting ends with its line")
+
+    def _value(self) -> Value:
+        self._skip(_SPACE)
+        if self._text.startswith("[", self._position):
+            return self._list()
+        return self._scalar()
+
+    def _scalar(self) -> int | str:
+        number = _NUMBER.match(self._text, self._position)
+        if number is not None:
+            self._position = number.end()
+            return int(number.group())
+        text = self._take(_TEXT, "a value is a number, a text in quotes, or a list in brackets")
+        return next(part for part in text.groups() if part is not None)
+
+    def _list(self) -> list[int | str]:
+        self._position += 1
+        items: list[int | str] = []
+        while True:
+            self._skip(_SPACE_AND_LINES)
+            if self._text.startswith("]", self._position):
+                self._position += 1
+                return items
+            if items:
+                self._expect(",", "',' or ']' is missing in a list")
+                self._skip(_SPACE_AND_LINES)
+                if self._text.startswith("]", self._position):
+                    continue
+            items.append(self._scalar())
+
+    def _expect(self, character: str, otherwise: str) -> None:
+        self._skip(_SPACE)
+        if not self._text.startswith(character, self._position):
+            raise self._error(otherwise)
+        self._position += 1
+
+    def _take(self, pattern: re.Pattern[str], otherwise: str) -> re.Match[str]:
+        match = pattern.match(self._text, self._position)
+        if match is None:
+            raise self._error(otherwise)
+        self._position = match.end()
+        return match
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        match = pattern.match(self._text, self._position)
+        if match is not None:
+            self._position = match.end()
+
+    @property
+    def _line(self) -> int:
+        return self._text.count("\n", 0, self._position) + 1
+
+    def _error(self, message: str) -> ConfError:
+        return ConfError(message, self._line)

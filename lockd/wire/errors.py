@@ -1,0 +1,131 @@
+"""Error replies: libvirt's numbers for what went wrong, and the payload that carries them."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from lockd.wire.xdr import Decoder, Encoder
+
+_LEVEL_ERROR = 2
+_STRING_MAX = 4194304
+
+
+class ErrorCode(IntEnum):
+    """Kinds of errors, as libvirt numbers them (virErrorNumber)."""
+
+    INTERNAL_ERROR = 1
+    INVALID_ARG = 8
+    OPERATION_DENIED = 29
+    SYSTEM_ERROR = 38
+    RPC = 39
+    OPERATION_INVALID = 55
+    RESOURCE_BUSY = 87
+
+
+class ErrorDomain(IntEnum):
+    """Parts of libvirt that report errors (virErrorDomain)."""
+
+    NONE = 0
+    RPC = 7
+    LOCKSPACE = 51
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """What an ERROR reply says.
+
+    :ivar str1: the message's format, ``str2`` its text, where libvirt keeps them apart.
+    :ivar int1: the errno of a system error, otherwise -1.
+    """
+
+    code: int
+    domain: int
+    message: str | None
+    str1: str | None = None
+    str2: str | None = None
+    str3: str | None = None
+    int1: int = -1
+    int2: int = -1
+
+    def encode(self) -> bytes:
+        """Return the payload of the reply."""
+        encoder = Encoder()
+        encoder.int32(self.code)
+        encoder.int32(self.domain)
+        encoder.optional_string(self.message)
+        encoder.int32(_LEVEL_ERROR)
+        encoder.boolean(False)  # no domain object
+        encoder.optional_string(self.str1)
+        encoder.optional_string(self.str2)
+        encoder.optional_string(self.str3)
+        encoder.int32(self.int1)
+        encoder.int32(self.int2)
+        encoder.boolean(False)  # no network object
+        return encoder.payload()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "ErrorReply":
+        """Return what a reply's payload says.
+
+        :raises DecodeError: it is no error reply of the lock or admin program.
+        """
+        decoder = Decoder(payload)
+        code, domain = decoder.int32(), decoder.int32()
+        message = decoder.optional_string(_STRING_MAX)
+        decoder.int32()
+        decoder.boolean()
+        str1, str2, str3 = (decoder.optional_string(_STRING_MAX) for _ in range(3))
+        return cls(code, domain, message, str1, str2, str3, decoder.int32(), decoder.int32())
+
+
+def _formatted(code: ErrorCode, domain: ErrorDomain, form: str, detail: str) -> ErrorReply:
+    return ErrorReply(code, domain, form % detail, str1=form, str2=detail)
+
+
+def internal_error(detail: str, domain: ErrorDomain = ErrorDomain.RPC) -> ErrorReply:
+    """Return libvirt's "internal error", its word also for unknown names."""
+    return _formatted(ErrorCode.INTERNAL_ERROR, domain, "internal error: %s", detail)
+
+
+def invalid_argument(detail: str, domain: ErrorDomain = ErrorDomain.RPC) -> ErrorReply:
+    """Return the error for an argument that cannot be meant."""
+    return _formatted(ErrorCode.INVALID_ARG, domain, "invalid argument: %s", detail)
+
+
+def operation_invalid(detail: str) -> ErrorReply:
+    """Return the error for a call that comes at the wrong time."""
+    return _formatted(
+        ErrorCode.OPERATION_INVALID, ErrorDomain.RPC, "Requested operation is not valid: %s", detail
+    )
+
+
+def operation_denied(detail: str) -> ErrorReply:
+    """Return the error for a call that this connection may not make."""
+    return _formatted(ErrorCode.OPERATION_DENIED, ErrorDomain.RPC, "operation forbidden: %s", detail)
+
+
+def resource_busy(detail: str) -> ErrorReply:
+    """Return the error for a lock that cannot be had, or ended, now."""
+    return _formatted(ErrorCode.RESOURCE_BUSY, ErrorDomain.LOCKSPACE, "resource busy: %s", detail)
+
+
+def system_error(detail: str, errno: int, domain: ErrorDomain = ErrorDomain.LOCKSPACE) -> ErrorReply:
+    """Return the error for a system call that failed with ``errno``."""
+    return ErrorReply(ErrorCode.SYSTEM_ERROR, domain, detail, str1="%s", str2=detail, int1=errno)
+
+
+def unsupported_flags(flags: int, function: str) -> ErrorReply:
+    """Return the error for flag bits that ``function`` does not know."""
+    return ErrorReply(
+        ErrorCode.INVALID_ARG,
+        ErrorDomain.RPC,
+        f"unsupported flags (0x{flags:x}) in function {function}",
+        str1=function,
+        str2="flags",
+        int1=0,
+        int2=0,
+    )
+
+
+def rpc_error(message: str) -> ErrorReply:
+    """Return the error for a call that no program could take."""
+    return ErrorReply(ErrorCode.RPC, ErrorDomain.RPC, message, str1="%s", str2=message)

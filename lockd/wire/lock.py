@@ -1,0 +1,166 @@
+"""The lock program: its eight procedures and their arguments.
+
+Its calls are a daemon's whole load, so they are decoded with ``struct``; a test holds that against xdrlib3.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import NamedTuple
+from uuid import UUID
+
+from lockd.wire.xdr import DecodeError, Decoder, Encoder, raw, text
+
+PROGRAM = 0x0EA7BEEF
+VERSION = 1
+STRING_MAX = 65536
+ARGUMENTS_MAX = 2 * (4 + STRING_MAX) + 4
+"""Bytes of the largest arguments: those of the procedures that take a path, a name and flags."""
+
+_UINT32 = Struct(">I")
+_UUID_BYTES = 16
+
+
+class Procedure(IntEnum):
+    """What can be asked of the lock program."""
+
+    REGISTER = 1
+    RESTRICT = 2
+    NEW = 3
+    CREATE_RESOURCE = 4
+    DELETE_RESOURCE = 5
+    ACQUIRE_RESOURCE = 6
+    RELEASE_RESOURCE = 7
+    CREATE_LOCKSPACE = 8
+
+
+class AcquireFlags(IntFlag):
+    """How a resource is acquired."""
+
+    SHARED = 1
+    AUTOCREATE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom locks are held for: a guest, as libvirt describes it.
+
+    :ivar id: libvirt's number of the running guest; 0 is refused.
+    :ivar pid: the process that writes to the disks; releases are matched by it.
+    """
+
+    uuid: UUID
+    name: str
+    id: int
+    pid: int
+
+
+class ResourceArguments(NamedTuple):
+    """The arguments of the procedures on a resource.
+
+    :ivar lockspace: the lockspace's path; empty for the direct lockspace.
+    """
+
+    lockspace: str
+    name: str
+    flags: int
+
+
+class LockspaceArguments(NamedTuple):
+    """The arguments of NEW; CREATE_LOCKSPACE takes the path alone."""
+
+    lockspace: str
+    flags: int
+
+
+def decode_register(payload: bytes) -> tuple[Owner, int]:
+    """Return the owner and the flags of a REGISTER call.
+
+    :raises DecodeError: the payload holds no such arguments.
+    """
+    decoder = Decoder(payload)
+    uuid = UUID(bytes=decoder.opaque(_UUID_BYTES))
+    return Owner(uuid, decoder.string(STRING_MAX), decoder.uint32(), decoder.uint32()), decoder.uint32()
+
+
+def decode_flags(payload: bytes) -> int:
+    """Return the argument of a RESTRICT call.
+
+    :raises DecodeError: the payload holds no such argument.
+    """
+    return Decoder(payload).uint32()
+
+
+def decode_lockspace(payload: bytes) -> LockspaceArguments:
+    """Return the arguments of a NEW call.
+
+    :raises DecodeError: the payload holds no such arguments.
+    """
+    decoder = Decoder(payload)
+    return LockspaceArguments(decoder.string(STRING_MAX), decoder.uint32())
+
+
+def decode_create_lockspace(payload: bytes) -> str:
+    """Return the argument of a CREATE_LOCKSPACE call.
+
+    :raises DecodeError: the payload holds no such argument.
+    """
+    return Decoder(payload).string(STRING_MAX)
+
+
+def decode_resource(payload: bytes) -> ResourceArguments:
+    """Return the arguments of a call on a resource.
+
+    :raises DecodeError: the payload holds no such arguments.
+    """
+    size = len(payload)
+    if size < 12:
+        raise DecodeError("the payload ends early")
+    (length,) = _UINT32.unpack_from(payload, 0)
+    path_end = 4 + length
+    name_start = path_end + (-length & 3) + 4
+    if length > STRING_MAX or name_start > size:
+        raise DecodeError("the lockspace does not fit")
+    (length,) = _UINT32.unpack_from(payload, name_start - 4)
+    name_end = name_start + length
+    flags_start = name_end + (-length & 3)
+    if length > STRING_MAX or flags_start + 4 > size:
+        raise DecodeError("the name does not fit")
+    (flags,) = _UINT32.unpack_from(payload, flags_start)
+    return ResourceArguments(text(payload[4:path_end]), text(payload[name_start:name_end]), flags)
+
+
+def encode_register(owner: Owner, flags: int = 0) -> bytes:
+    """Return the payload of a REGISTER call."""
+    encoder = Encoder()
+    encoder.opaque(owner.uuid.bytes)
+    encoder.string(owner.name)
+    encoder.uint32(owner.id)
+    encoder.uint32(owner.pid)
+    encoder.uint32(flags)
+    return encoder.payload()
+
+
+def encode_flags(flags: int = 0) -> bytes:
+    """Return the payload of a RESTRICT call."""
+    return _UINT32.pack(flags)
+
+
+def encode_lockspace(lockspace: str, flags: int = 0) -> bytes:
+    """Return the payload of a NEW call."""
+    return _encode_string(lockspace) + _UINT32.pack(flags)
+
+
+def encode_create_lockspace(lockspace: str) -> bytes:
+    """Return the payload of a CREATE_LOCKSPACE call."""
+    return _encode_string(lockspace)
+
+
+def encode_resource(lockspace: str, name: str, flags: int = 0) -> bytes:
+    """Return the payload of a call on a resource."""
+    return _encode_string(lockspace) + _encode_string(name) + _UINT32.pack(flags)
+
+
+def _encode_string(string: str) -> bytes:
+    data = raw(string)
+    return _UINT32.pack(len(data)) + data + bytes(-len(data) & 3)
