@@ -27,8 +27,9 @@ START_LIMIT_S = 10.0
 
 _INSIDE = "LOCKD_BENCHMARK_NAMESPACE"
 _REGISTER = struct.pack(
-    ">7I 16s I8s 3I", 64, 0x0EA7BEEF, 1, 1, 0, 0, 0, b"benchmark-uuid--", 5, b"bench", 1, os.getpid(), 0
+    ">7I 16s I8s 3I", 68, 0x0EA7BEEF, 1, 1, 0, 0, 0, b"benchmark-uuid--", 5, b"bench", 1, os.getpid(), 0
 )
+_REGISTERED = struct.pack(">7I", 28, 0x0EA7BEEF, 1, 1, 1, 0, 0)
 
 
 class NotMeasuredError(Exception):
@@ -166,8 +167,8 @@ def _version(program: Path) -> str:
     except OSError as error:
         raise NotMeasuredError(f"{program}: {error.strerror}") from None
     if answer.returncode != 0:
-        raise NotMeasuredError(f"{program} --version: {_last_line(answer.stderr)}")
-    return answer.stdout.strip()
+        raise NotMeasuredError(f"{program.name} --version: {_last_line(answer.stderr)}")
+    return answer.stdout.strip().replace(str(program), program.name)
 
 
 def _await_reply(process: subprocess.Popen[bytes], address: Path, log: Path) -> None:
@@ -181,9 +182,10 @@ def _await_reply(process: subprocess.Popen[bytes], address: Path, log: Path) -> 
                 time.sleep(0.0005)
                 continue
             connection.sendall(_REGISTER)
-            if connection.recv(28):
+            if connection.recv(4096) == _REGISTERED:
                 return
-    raise NotMeasuredError(f"{process.args!r} does not serve: {_last_line(log.read_text(errors='replace'))}")
+            break
+    raise NotMeasuredError(f"it does not serve: {_last_line(log.read_text(errors='replace'))}")
 
 
 def _last_line(text: str) -> str:

@@ -28,7 +28,6 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -51,15 +50,16 @@ static const char usage[] =
     "  --lockspace DIR clients' resources are in this lockspace, with AUTOCREATE (direct)\n"
     "  --shared        all clients share one resource\n"
     "  --contended     all clients ask for one resource that somebody else holds\n"
-    "  --upgrade PID   instead of runs: SIGUSR1 to PID, and how long nobody was answered\n";
+    "  --daemon PID    the daemon's process: its processor time is measured too\n"
+    "  --upgrade       instead of runs: SIGUSR1 to the daemon, and how long nobody was answered\n";
 
 static struct {
     const char *socket, *files, *lockspace;
-    long guests, starters, held, lockspaces, in_flight, upgrade;
+    long guests, starters, held, lockspaces, in_flight, daemon;
     long clients[MOST_RUNS];
     int runs;
     double seconds;
-    bool shared, contended;
+    bool shared, contended, upgrade;
 } options = {.starters = 1, .clients = {1}, .runs = 1, .in_flight = 1, .seconds = 1};
 
 struct message {
@@ -408,12 +408,14 @@ static int poll_clients(struct client *clients, long count)
     return poll;
 }
 
-static double processor_seconds(void)
+/* The processor time that a process has had; 0 is this one. */
+static double processor_seconds(pid_t pid)
 {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    clockid_t clock;
+    struct timespec time;
+    if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &time) < 0)
+        errx(1, "process %d has no processor time to read", pid);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
 /* Keeps all clients busy for the time asked, then takes the last replies. */
@@ -421,7 +423,7 @@ static void run(struct client *clients, long count)
 {
     struct epoll_event events[256];
     int poll = poll_clients(clients, count);
-    double processor = processor_seconds();
+    double own = processor_seconds(0), daemons = options.daemon ? processor_seconds((pid_t)options.daemon) : 0;
     uint64_t begun = now(), time = begun, stop = begun + (uint64_t)(options.seconds * 1e9);
     long calls = 0, waiting = count * options.in_flight;
     for (long i = 0; i < count; i++)
@@ -436,9 +438,12 @@ static void run(struct client *clients, long count)
             calls += replies;
         }
     }
-    double seconds = (double)(time - begun) / 1e9, busy = (processor_seconds() - processor) / seconds;
+    double seconds = (double)(time - begun) / 1e9;
+    own = processor_seconds(0) - own;
+    daemons = options.daemon ? processor_seconds((pid_t)options.daemon) - daemons : 0;
     printf("{\"clients\": %ld, \"calls\": %ld, \"seconds\": %.4f, \"calls_per_second\": %.0f, "
-           "\"generator_busy\": %.3f, ", count, calls, seconds, (double)calls / seconds, busy);
+           "\"generator_busy\": %.3f, \"daemon_us_per_call\": %.3f, ",
+           count, calls, seconds, (double)calls / seconds, own / seconds, daemons / (double)calls * 1e6);
     print_samples();
     printf("}");
     while (waiting > 0) {
@@ -467,7 +472,7 @@ static void upgrade(struct client *clients, long count)
     bool asked = false;
     while ((time = now()) < stop) {
         if (!asked && time >= signal_at) {
-            if (kill((pid_t)options.upgrade, SIGUSR1) < 0)
+            if (kill((pid_t)options.daemon, SIGUSR1) < 0)
                 err(1, "SIGUSR1");
             asked = true;
         }
@@ -512,7 +517,8 @@ static void parse_options(int argc, char **argv)
         {"in-flight", required_argument, NULL, 'i'}, {"seconds", required_argument, NULL, 't'},
         {"lockspaces", required_argument, NULL, 'L'},
         {"lockspace", required_argument, NULL, 'l'}, {"shared", no_argument, NULL, 'r'},
-        {"contended", no_argument, NULL, 'b'},       {"upgrade", required_argument, NULL, 'u'},
+        {"contended", no_argument, NULL, 'b'},       {"daemon", required_argument, NULL, 'd'},
+        {"upgrade", no_argument, NULL, 'u'},
         {NULL, 0, NULL, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -528,7 +534,8 @@ static void parse_options(int argc, char **argv)
         case 'l': options.lockspace = optarg; break;
         case 'r': options.shared = true; break;
         case 'b': options.contended = true; break;
-        case 'u': options.upgrade = atol(optarg); break;
+        case 'd': options.daemon = atol(optarg); break;
+        case 'u': options.upgrade = true; break;
         case 'c':
             options.runs = 0;
             for (char *number = strtok(optarg, ","); number && options.runs < MOST_RUNS; number = strtok(NULL, ","))
@@ -537,7 +544,7 @@ static void parse_options(int argc, char **argv)
         default: errx(2, "%s", usage);
         }
     }
-    if (!options.socket || !options.files || optind < argc || options.in_flight < 1 ||
+    if (!options.socket || !options.files || (options.upgrade && !options.daemon) || optind < argc || options.in_flight < 1 ||
         options.in_flight > MOST_IN_FLIGHT || strlen(options.socket) >= sizeof((struct sockaddr_un *)0)->sun_path)
         errx(2, "%s", usage);
 }

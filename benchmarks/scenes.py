@@ -70,8 +70,9 @@ def play(scene: Scene, server: Server, load: Path, scratch: Path, seconds: float
         command += ["--guests", str(scene.guests), "--seconds", str(2.0 if scene.upgrade else seconds)]
         if scene.lockspace:
             command += ["--lockspace", str(scratch / "lockspace")]
+        command += ["--daemon", str(running.process.pid)]
         if scene.upgrade:
-            command += ["--upgrade", str(running.process.pid)]
+            command += ["--upgrade"]
         with processors(generator=True):
             generator = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -111,5 +112,6 @@ def _figures(scene: Scene, running: Running, result: dict[str, Any]) -> Figures:
         clients = run["clients"]
         figures[f"{clients} calls/s"] = run["calls_per_second"]
         figures[f"{clients} generator busy"] = run["generator_busy"]
+        figures[f"{clients} processor µs"] = run["daemon_us_per_call"]
         figures |= {f"{clients} {name} µs": value for name, value in run["latency_us"].items()}
     return figures
