@@ -50,7 +50,8 @@ class Daemon:
     def __init__(self, config: Config, timeout: int | None, nursery: trio.Nursery) -> None:
         self.timeout = timeout
         self._stop = trio.Event()
-        self._busy_at = trio.current_time()
+        self._idle_from = trio.current_time()
+        self._next_client_ids: list[int] = []
         self.reactor = Reactor()
         self.table = LockTable()
         self.mounts = MountTable()
@@ -129,9 +130,13 @@ class Daemon:
 
     def _end_if_idle(self) -> None:
         now = trio.current_time()
-        if self.table or any(server.sessions for server in self.servers):
-            self._busy_at = now
-        elif self.timeout is not None and now - self._busy_at >= self.timeout:
+        next_client_ids = [server.next_client_id for server in self.servers]
+        came = next_client_ids != self._next_client_ids
+        self._next_client_ids = next_client_ids
+        if came or self.table or any(server.sessions for server in self.servers):
+            # They may leave just before the next look: the idle time starts then at the earliest.
+            self._idle_from = now + _HOUSEKEEPING_SECONDS
+        elif self.timeout is not None and now - self._idle_from >= self.timeout:
             _logger.info("the daemon ends: it was idle for %d seconds", self.timeout)
             self.stop()
 

@@ -211,9 +211,9 @@ class Host:
             self.run_as_root("mkdir", "--parents", str(checkout))
             self.run_as_root("mount", "--move", str(kept), str(checkout))
 
-    def start_lock_daemon(self) -> int:
-        """Start the installed lock daemon; return its pid once it serves."""
-        self._start(str(_INSTALLED_DAEMON), "--daemon")
+    def start_lock_daemon(self, *options: str) -> int:
+        """Start the installed lock daemon with these options; return its pid once it serves."""
+        self._start(str(_INSTALLED_DAEMON), "--daemon", *options)
         return self.lock_daemon_pid
 
     def start_libvirtd(self) -> int:
@@ -235,6 +235,12 @@ class Host:
     @property
     def lock_daemon_pid(self) -> int:
         return self._pid_in("virtlockd.pid")
+
+    @property
+    def running_lock_daemon(self) -> str:
+        """The name, as in DAEMONS, of the lock daemon that runs now."""
+        program = os.readlink(f"/proc/{self.lock_daemon_pid}/exe")
+        return {str(_INSTALLED_DAEMON): "virtlockd", os.path.realpath(sys.executable): "lockd"}[program]
 
     def _pid_in(self, name: str) -> int:
         return int((self._pid_files / name).read_text())

@@ -52,6 +52,10 @@ def prepared_lease(host: Host, image: Path) -> Path:
     return lease
 
 
+def test_the_lock_daemon_is_the_one_installed(host: Host, daemon: str) -> None:
+    assert host.running_lock_daemon == daemon
+
+
 def test_a_disk_is_locked_from_create_to_destroy(host: Host, guest: Guest, image: Path) -> None:
     guest.create()
     held_exclusively(host, image)

@@ -51,13 +51,14 @@ def lock_daemon_watched(host: Host) -> Iterator[int]:
     os.close(pidfd)
 
 
-def test_libvirt_spawns_a_lock_daemon_of_the_user(host: Host) -> None:
+def test_libvirt_spawns_a_lock_daemon_of_the_user(host: Host, daemon: str) -> None:
     image = host.make_image("disk")
     guest = Guest(host, "guest", Disk(image))
     guest.create()
     spawned = (host.directory / "home" / "spawned").read_text().splitlines()
     assert set(spawned) == {"--timeout=120"}
     assert Path(f"/proc/{host.lock_daemon_pid}").stat().st_uid == pwd.getpwnam(USER).pw_uid
+    assert host.running_lock_daemon == daemon
     held_exclusively(host, image)
     guest.suspend()
     assert held_by_nobody(host, image)
