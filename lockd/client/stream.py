@@ -1,0 +1,87 @@
+"""A blocking stream to a daemon's socket: sends calls, and waits for their replies."""
+
+import socket
+from pathlib import Path
+from typing import Final, Self
+
+from lockd.client.errors import ClientError, ConnectionLost, PermissionDenied, Unavailable
+from lockd.client.protocol import Call, Protocol
+
+RECEIVE_BYTES: Final = 65536
+
+
+def connect_error(path: Path, error: OSError) -> ClientError:
+    """Return what a failed connect(2) to a daemon's socket means to the user."""
+    match error:
+        case FileNotFoundError() | ConnectionRefusedError():
+            return Unavailable(f"{path}: no lock daemon runs here; start it (systemctl start virtlockd)")
+        case PermissionError():
+            return PermissionDenied(f"{path}: permission denied; the daemon serves its own user only")
+    return Unavailable(f"{path}: {error.strerror or error}")
+
+
+class BlockingStream:
+    """A connected socket and the protocol on it."""
+
+    def __init__(self, connection: socket.socket, protocol: Protocol) -> None:
+        self._socket = connection
+        self._protocol = protocol
+
+    @classmethod
+    def connect(cls, path: Path, protocol: Protocol, timeout: float | None = None) -> Self:
+        """Connect to a socket.
+
+        :param timeout: seconds to wait for each reply; None for ever.
+        :raises ClientError: nobody listens there, or this user may not connect.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            raise connect_error(path, error) from None
+        return cls(connection, protocol)
+
+    def call(self, call: Call) -> bytes:
+        """Make a call and return its reply's payload.
+
+        :raises Refused: the daemon has answered with an error.
+        :raises ConnectionLost: it has not answered.
+        """
+        try:
+            self._socket.sendall(self._protocol.send(call))
+        except OSError as error:
+            raise _lost(error) from None
+        self.wait()
+        return self._protocol.result()
+
+    def wait(self) -> None:
+        """Wait for all replies that are due.
+
+        :raises ConnectionLost: they do not come.
+        """
+        while not self._protocol.answered:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except OSError as error:
+                raise _lost(error) from None
+            self._protocol.receive(data)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def detach(self) -> int:
+        """Return the socket's descriptor, which is the caller's from now on."""
+        return self._socket.detach()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def _lost(error: OSError) -> ConnectionLost:
+    if isinstance(error, TimeoutError):
+        return ConnectionLost("the daemon does not answer")
+    return ConnectionLost(f"the connection to the daemon broke: {error.strerror or error}")

@@ -1,0 +1,38 @@
+"""The command ``lockctl``."""
+
+import os
+import sys
+
+from lockd.client.errors import Busy, ClientError, PermissionDenied, Unavailable
+from lockd.ctl.exits import Exit, Failure
+from lockd.ctl.parser import make_parser
+
+
+def main() -> None:
+    """Run one command, and end the process with its exit status."""
+    options = make_parser().parse_args()
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+    except Failure as failure:
+        status = _report(str(failure), failure.status)
+    except Busy as error:
+        status = _report(str(error), Exit.BUSY)
+    except PermissionDenied as error:
+        status = _report(str(error), Exit.NO_PERMISSION)
+    except Unavailable as error:
+        status = _report(str(error), Exit.NO_DAEMON)
+    except ClientError as error:
+        status = _report(str(error), Exit.FAILED)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; python must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = Exit.DONE
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _report(message: str, status: Exit) -> Exit:
+    print(f"lockctl: {message}", file=sys.stderr)
+    return status
