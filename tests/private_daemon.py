@@ -1,0 +1,106 @@
+"""A lock daemon, ours or libvirt's, that shares nothing with the machine's own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+LOCKD = Path(sys.prefix, "bin", "virtlockd")
+VIRTLOCKD = Path("/usr/sbin/virtlockd")
+
+# Both daemons have their paths built in; where root starts one, it gets a /run of its own.
+_IN_PRIVATE_RUN = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /run && shift && exec "$@"', "sh")
+
+
+class PrivateDaemon:
+    """A daemon with its sockets, pid file, configuration and log below a directory.
+
+    As root it sees the directory's "run" as its /run.
+    """
+
+    def __init__(
+        self, directory: Path, program: Path, wrapper: Sequence[str] = (), settings: str = ""
+    ) -> None:
+        self.directory = directory
+        self.program = program
+        self.run_directory = directory / "run"
+        self.socket = self.run_directory / "libvirt" / "virtlockd-sock"
+        self.admin_socket = self.run_directory / "libvirt" / "virtlockd-admin-sock"
+        self.log = directory / "log"
+        configuration = directory / "virtlockd.conf"
+        self.run_directory.mkdir(mode=0o700, exist_ok=True)
+        configuration.write_text(f'log_level = 3\nlog_outputs = "3:file:{self.log}"\n{settings}')
+        self.process = self._start([*wrapper, str(program), "--config", str(configuration)])
+        self.pid = self.process.pid
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ)
+        if os.geteuid() == 0:
+            command = [*_IN_PRIVATE_RUN, str(self.run_directory), *command]
+        else:
+            environment["XDG_RUNTIME_DIR"] = str(self.run_directory)
+        self._output = self.directory / "output"
+        with self._output.open("ab") as output:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+
+    def serves(self) -> bool:
+        """Whether somebody listens; raises AssertionError when the daemon has ended instead."""
+        assert self.process.poll() is None, self.output()
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(str(self.socket)) == 0
+
+    def output(self) -> str:
+        """What it has written to its standard output and error."""
+        return self._output.read_text(errors="replace")
+
+    def connect(self) -> socket.socket:
+        """A new connection to the lock socket."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(15)
+        connection.connect(str(self.socket))
+        return connection
+
+    def run_inside(self, *command: str) -> None:
+        """Run a program that sees the files and mounts that the daemon sees; it must succeed. Needs root."""
+        subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--mount", "--", *command], check=True, timeout=60
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """SIGSTOP; returns once it is stopped."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def running_image(self) -> bytes:
+        """What tells one exec of the process from the next: where its arguments are (AT_RANDOM)."""
+        return Path(f"/proc/{self.pid}/auxv").read_bytes()
+
+
+@contextmanager
+def private_daemon(
+    directory: Path, program: Path = LOCKD, *, wrapper: Sequence[str] = (), settings: str = ""
+) -> Iterator[PrivateDaemon]:
+    """Run a daemon of its own below `directory`, until the end of the context at the latest.
+
+    `directory` is made where it is missing: another daemon in it is the successor of one that was there.
+    `wrapper` starts the daemon's command, `settings` are further lines of its configuration.
+    """
+    directory.mkdir(exist_ok=True)
+    daemon = PrivateDaemon(directory, program, wrapper, settings)
+    try:
+        wait_until(daemon.serves, f"{program} serves")
+        yield daemon
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
