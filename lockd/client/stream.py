@@ -20,6 +20,13 @@ def connect_error(path: Path, error: OSError) -> ClientError:
     return Unavailable(f"{path}: {error.strerror or error}")
 
 
+def lost(error: BaseException | None) -> ConnectionLost:
+    """Return what a failed send(2) or recv(2) means to the user."""
+    if isinstance(error, TimeoutError):
+        return ConnectionLost("the daemon does not answer")
+    return ConnectionLost(f"the connection to the daemon broke: {getattr(error, 'strerror', error)}")
+
+
 class BlockingStream:
     """A connected socket and the protocol on it."""
 
@@ -52,7 +59,7 @@ class BlockingStream:
         try:
             self._socket.sendall(self._protocol.send(call))
         except OSError as error:
-            raise _lost(error) from None
+            raise lost(error) from None
         self.wait()
         return self._protocol.result()
 
@@ -65,7 +72,7 @@ class BlockingStream:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
             except OSError as error:
-                raise _lost(error) from None
+                raise lost(error) from None
             self._protocol.receive(data)
 
     def fileno(self) -> int:
@@ -79,9 +86,3 @@ class BlockingStream:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
-
-
-def _lost(error: OSError) -> ConnectionLost:
-    if isinstance(error, TimeoutError):
-        return ConnectionLost("the daemon does not answer")
-    return ConnectionLost(f"the connection to the daemon broke: {error.strerror or error}")
