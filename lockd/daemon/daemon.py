@@ -2,11 +2,6 @@
 
 import gc
 import logging
-import signal
-import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -19,6 +14,7 @@ from lockd.daemon.mount_watch import watch_mounts
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Limits, Server
+from lockd.daemon.sockets import Listeners
 from lockd.daemon.status_program import StatusProgram
 from lockd.locks.mounts import MountTable
 from lockd.locks.table import LockTable
@@ -32,28 +28,24 @@ _HOUSEKEEPING_SECONDS: Final = 1
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Listeners:
-    """The listening sockets, and the paths of those that this daemon made itself."""
-
-    lock: socket.socket
-    admin: socket.socket | None
-    made: list[Path]
-
-
 class Daemon:
     """A running daemon.
 
     :ivar timeout: seconds without clients and locks after which it ends, or None.
+    :ivar pid_file: descriptor of the locked pid file.
     """
 
-    def __init__(self, config: Config, timeout: int | None, nursery: trio.Nursery) -> None:
+    def __init__(self, config: Config, timeout: int | None, pid_file: int, nursery: trio.Nursery) -> None:
         self.timeout = timeout
+        self.pid_file = pid_file
         self._stop = trio.Event()
         self._idle_from = trio.current_time()
         self._next_client_ids: list[int] = []
+        self._told_status = ""
         self.reactor = Reactor()
         self.table = LockTable()
+        # A client that locks the pid file must not end the daemon's own lock on it.
+        self.table.inodes.adopt(pid_file, "the daemon itself")
         self.mounts = MountTable()
         self.locker = Locker(self.table, self.mounts, nursery, lambda pid: self.owners.get(pid))
         self.owners = Owners(self.reactor, nursery, self.locker.release_all, self._holds_any)
@@ -95,11 +87,12 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._housekeeping)
+            nursery.start_soon(systemd.feed_watchdog, self.reactor)
             watch_mounts(self.reactor, self.mounts)
             # What is there now stays: no need to look at it in every collection.
             gc.collect()
             gc.freeze()
-            systemd.notify("READY=1", self._status_line())
+            systemd.notify("READY=1")
             await self._stop.wait()
             nursery.cancel_scope.cancel()
         systemd.notify("STOPPING=1")
@@ -111,21 +104,12 @@ class Daemon:
                 len({pid for resource in self.table for pid in resource.owners}),
             )
 
-    async def handle_signals(self, signals: AsyncIterator[int]) -> None:
-        """Do what each signal asks for."""
-        async for number in signals:
-            if number == signal.SIGHUP:
-                _logger.info("SIGHUP is ignored: the configuration is read at the start, and after SIGUSR1")
-            else:
-                _logger.info("%s ends the daemon", signal.Signals(number).name)
-                self.stop()
-
     async def _housekeeping(self) -> None:
         while True:
             await trio.sleep(_HOUSEKEEPING_SECONDS)
             for server in self.servers:
                 server.update_accepting()
-            systemd.notify(self._status_line())
+            self._tell_status()
             self._end_if_idle()
 
     def _end_if_idle(self) -> None:
@@ -140,5 +124,8 @@ class Daemon:
             _logger.info("the daemon ends: it was idle for %d seconds", self.timeout)
             self.stop()
 
-    def _status_line(self) -> str:
-        return f"STATUS={len(self.lock_server.sessions)} guests, {len(self.table)} locks"
+    def _tell_status(self) -> None:
+        status = f"STATUS={len(self.lock_server.sessions)} guests, {len(self.table)} locks"
+        if status != self._told_status:
+            self._told_status = status
+            systemd.notify(status)

@@ -40,6 +40,11 @@ def refused(lockspace: str, name: str, reason: str, process: OwnerProcess) -> No
     _log(logging.INFO, REFUSED, message, lockspace, name, process.pid, process)
 
 
+def taken_over(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
+    """Log that a lock was kept through a change of the program."""
+    _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, owner, process)
+
+
 def fenced(process: OwnerProcess) -> None:
     """Log that an owner is killed for its locks."""
     _logger.warning(

@@ -1,24 +1,30 @@
 """The command ``virtlockd``."""
 
+import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import trio
 
-from lockd.daemon import log, pidfile, systemd
+from lockd.daemon import log, pidfile, state_file, systemd
+from lockd.daemon.adoption import adopt, adopt_leftovers, adopt_listeners, adopt_pid_file
 from lockd.daemon.background import go_into_background
 from lockd.daemon.config import Config, read_config
-from lockd.daemon.daemon import Daemon, Listeners
+from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
+from lockd.daemon.handover import HandOver, own_command
 from lockd.daemon.options import Options, parse_options
-from lockd.daemon.sockets import listen
+from lockd.daemon.sockets import Listeners, listen
 from lockd.wire.addresses import Addresses, own_addresses
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+
+_logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -32,33 +38,76 @@ def main() -> None:
 
 
 def _run(options: Options, addresses: Addresses) -> None:
-    config = read_config(options.config or addresses.config_file, required=options.config is not None)
+    state = state_file.take(addresses.state_file)
+    config = _config(options, addresses, must_go_on=state is not None)
     log.configure(config, verbose=options.verbose)
-    started = go_into_background() if options.daemon else lambda: None
     _allow_many_descriptors()
-    _make_directories(addresses, options)
-    pid_file = pidfile.acquire(options.pid_file)
-    listeners = _listeners(addresses)
+    started: Callable[[], None] = lambda: None  # noqa: E731
+    if state is not None:
+        # The process goes on: no fork, which would lose the locks.
+        pid_file = adopt_pid_file(state)
+        if pid_file is None:
+            pid_file = pidfile.acquire(options.pid_file)
+        listeners = adopt_listeners(state)
+    else:
+        if options.daemon:
+            started = go_into_background()
+        _make_directories(addresses, options)
+        pid_file = pidfile.acquire(options.pid_file)
+        listeners = _listeners(addresses)
     try:
-        trio.run(_serve, config, options, listeners, pid_file, started)
+        trio.run(_serve, config, options, addresses, listeners, pid_file, state, started)
     finally:
         for path in (*listeners.made, options.pid_file):
             with suppress(OSError):
                 path.unlink()
 
 
+def _config(options: Options, addresses: Addresses, *, must_go_on: bool) -> Config:
+    """Return the configuration; a daemon that holds locks goes on with the defaults where that is wrong."""
+    try:
+        return read_config(options.config or addresses.config_file, required=options.config is not None)
+    except Failure as failure:
+        if not must_go_on:
+            raise
+        print(f"virtlockd: {failure}; the daemon goes on with the defaults", file=sys.stderr)
+        return Config()
+
+
 async def _serve(
-    config: Config, options: Options, listeners: Listeners, pid_file: int, started: Callable[[], None]
+    config: Config,
+    options: Options,
+    addresses: Addresses,
+    listeners: Listeners,
+    pid_file: int,
+    state: dict[str, Any] | None,
+    started: Callable[[], None],
 ) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            daemon = Daemon(config, options.timeout, nursery)
-            # A client that locks the pid file must not end the daemon's own lock on it.
-            daemon.table.inodes.adopt(pid_file, "the daemon itself")
-            nursery.start_soon(daemon.handle_signals, signals)
+            daemon = Daemon(config, options.timeout, pid_file, nursery)
+            hand_over = HandOver(daemon, own_command(), addresses.state_file)
+            nursery.start_soon(_handle_signals, signals, daemon, hand_over, nursery)
+            if state is not None:
+                adopt(daemon, state)
+                nursery.start_soon(adopt_leftovers, daemon)
             started()
             await daemon.serve(listeners)
             nursery.cancel_scope.cancel()
+
+
+async def _handle_signals(
+    signals: AsyncIterator[int], daemon: Daemon, hand_over: HandOver, nursery: trio.Nursery
+) -> None:
+    async for number in signals:
+        match number:
+            case signal.SIGUSR1:
+                nursery.start_soon(hand_over.run)
+            case signal.SIGHUP:
+                _logger.info("SIGHUP is ignored: the configuration is read anew after SIGUSR1")
+            case _:
+                _logger.info("%s ends the daemon", signal.Signals(number).name)
+                daemon.stop()
 
 
 def _listeners(addresses: Addresses) -> Listeners:

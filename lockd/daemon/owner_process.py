@@ -51,7 +51,7 @@ class OwnerProcess:
 
     def describe(self) -> str:
         """Return the words for an error message or the log."""
-        return f'domain "{self.details.name}" (pid {self.pid})'
+        return f'domain "{self.details.name}" (pid {self.pid})' if self.details.name else f"pid {self.pid}"
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process; none is sent where there is none any more."""

@@ -73,6 +73,10 @@ class Owners:
             self._leave(session.owner)
         session.owner = process
 
+    def adopt(self, process: OwnerProcess) -> None:
+        """Watch over an owner that another program has watched over before."""
+        self._watch(process)
+
     def session_ended(self, session: Session) -> None:
         """Take note that a connection has ended; the owner's own one takes the owner's locks with it."""
         process = session.owner
@@ -83,14 +87,13 @@ class Owners:
             return
         if process.pidfd is None or process.has_ended():
             self._ended(process)
-        else:
+        elif process.fencing_since is None:
             self.fence(process)
 
-    def fence(self, process: OwnerProcess, since: float | None = None) -> None:
+    def fence(self, process: OwnerProcess) -> None:
         """Kill the owner's process, which can still write; its locks end with it."""
-        if process.fencing_since is None:
-            process.fencing_since = since or time()
-            self._nursery.start_soon(self._fence, process)
+        process.fencing_since = process.fencing_since or time()
+        self._nursery.start_soon(self._fence, process)
 
     async def _fence(self, process: OwnerProcess) -> None:
         with trio.move_on_after(_LEAVING_SECONDS):

@@ -17,6 +17,10 @@ from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply
 
+LOCK_SERVER: Final = "virtlockd"
+ADMIN_SERVER: Final = "admin"
+"""The servers' names, as virt-admin shows them."""
+
 _ACCEPTED_PER_TURN: Final = 64
 _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 

@@ -83,6 +83,25 @@ class Session:
         """Begin to serve."""
         self._reactor.watch(self.fd, READABLE, self._on_ready)
 
+    @property
+    def unsent(self) -> bytes:
+        """The replies, or the rest of one, that the client has not read yet."""
+        return self._output
+
+    def resume(self, call: Frame | None, unsent: bytes) -> None:
+        """Go on where another process stopped: send what it could not, and put its waiting call again."""
+        if unsent:
+            self._send(unsent)
+        if call is not None and not self.closed:
+            reply = self._server.answer(self, call)
+            if reply is None:
+                self.waiting_call = call
+                self._watch_what_matters()
+            else:
+                self._send(reply)
+        if not self.closed:
+            self._reactor.again(self._serve_on)
+
     def _on_ready(self, ready: int) -> None:
         try:
             if ready & WRITABLE:

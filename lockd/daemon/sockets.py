@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,15 @@ from lockd.daemon.failure import Failure
 
 _BACKLOG: Final = 4096
 """Clients that wait to be accepted: all guests of a host may start at once. The kernel caps it (somaxconn)."""
+
+
+@dataclass
+class Listeners:
+    """The listening sockets, and the paths of those that this daemon made itself."""
+
+    lock: socket.socket
+    admin: socket.socket | None
+    made: list[Path]
 
 
 def listen(path: Path) -> socket.socket:

@@ -6,8 +6,12 @@ Without systemd all of this does nothing; its library is imported only where it 
 import os
 import socket
 from pathlib import Path
+from time import monotonic_ns
 from typing import Final
 
+import trio
+
+from lockd.daemon.reactor import READABLE, Reactor
 from lockd.wire.addresses import Addresses
 
 LOCK_SOCKET: Final = "virtlockd.socket"
@@ -42,7 +46,30 @@ def notify(*lines: str) -> None:
         systemd.daemon.notify("\n".join(lines))
 
 
-def watchdog_seconds() -> float | None:
+def notify_reloading() -> None:
+    """Tell systemd that the daemon is being replaced; READY=1 ends that (sd_notify(3))."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
+
+
+async def feed_watchdog(reactor: Reactor) -> None:
+    """Feed systemd's watchdog, where it is on, from within the reactor: if that is stuck, it goes hungry."""
+    seconds = _watchdog_seconds()
+    if seconds is None:
+        return
+    bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def feed(_ready: int) -> None:
+        os.eventfd_read(bell)
+        notify("WATCHDOG=1")
+
+    reactor.watch(bell, READABLE, feed)
+    while True:
+        os.eventfd_write(bell, 1)
+        # Half the time is what sd_watchdog_enabled(3) recommends.
+        await trio.sleep(seconds / 2)
+
+
+def _watchdog_seconds() -> float | None:
     """Return how often the watchdog has to be fed at least, or None where there is none."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):

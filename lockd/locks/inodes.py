@@ -14,12 +14,17 @@ import os
 import stat
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Identity: TypeAlias = tuple[int, int]
 """What makes two files the same one: device and inode, or a block device's number and -1."""
 
 _NO_INODE = -1
+_NOT_OPEN = -1
+
+ABANDONED: Final = "a call that an upgrade cut off"
+"""The holder of a descriptor that a worker thread had just opened when the process was replaced. Whoever asks for
+its inode next goes on with it."""
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -74,9 +79,10 @@ class Inodes:
         :raises Claimed: somebody has the inode.
         :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere.
         """
+        flags |= os.O_NOFOLLOW
         if self._parked:
             return self.open_pinned(path, flags, holder)
-        fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, flags, 0o600)
         claim = Claim(holder, identity_of(os.fstat(fd)), fd)
         with self._mutex:
             present = self._claims.setdefault(claim.identity, claim)
@@ -89,21 +95,21 @@ class Inodes:
     def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
         """Do the same without ever opening a claimed inode: pin it first, claim it, then open what is pinned.
 
-        Closing a descriptor that was opened with O_PATH ends no lock. This is the way for worker threads:
-        an exec may end them at any moment, and closes what they have just opened.
+        Closing a descriptor that was opened with O_PATH ends no lock. This is the way for worker threads,
+        which an exec may end at any moment.
 
         :raises Claimed: somebody has the inode.
         :raises OSError: as open(2) says.
         """
-        pin = _pin(path, create=bool(flags & os.O_CREAT))
+        pin = _pin(path, flags)
         try:
             claim = self._claim(holder, identity_of(os.fstat(pin)))
-            try:
-                claim.fd = os.open(f"/proc/self/fd/{pin}", flags & ~os.O_CREAT)
-            except OSError as error:
-                self._forget(claim)
-                error.filename = path
-                raise
+            if claim.fd == _NOT_OPEN:
+                try:
+                    claim.fd = os.open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
+                except OSError:
+                    self._forget(claim)
+                    raise
             return claim
         finally:
             os.close(pin)
@@ -116,19 +122,37 @@ class Inodes:
         claim = self._claims.get(identity_of(os.lstat(path)))
         return None if claim is None else claim.holder
 
-    def adopt(self, fd: int, holder: Any) -> Claim:
+    def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:
         """Claim the inode of a descriptor that was inherited open.
 
+        :param identity: what identifies the inode, where that is known: asking may block.
         :raises Claimed: somebody has the inode; ``fd`` is parked with the claim.
         :raises OSError: ``fd`` is not open.
         """
-        claim = Claim(holder, identity_of(os.fstat(fd)), fd)
+        claim = Claim(holder, identity or identity_of(os.fstat(fd)), fd)
         with self._mutex:
             present = self._claims.setdefault(claim.identity, claim)
             if present is not claim:
                 self._park(fd, present)
-                raise Claimed(present)
+        if present is not claim:
+            raise Claimed(present)
         return claim
+
+    def descriptors(self) -> list[int]:
+        """Return every descriptor that is open on a claimed inode."""
+        with self._mutex:
+            claims = list(self._claims.values())
+        return [fd for claim in claims for fd in (claim.fd, *(claim.parked or ())) if fd >= 0]
+
+    def close_abandoned(self) -> None:
+        """Close what nobody has gone on with. It may block, and is for a worker thread."""
+        with self._mutex:
+            abandoned = [claim for claim in self._claims.values() if claim.holder is ABANDONED]
+            for claim in abandoned:
+                claim.holder = None
+        for claim in abandoned:
+            with suppress(OSError):
+                self.close(claim)
 
     def close(self, claim: Claim) -> None:
         """Close every descriptor of the inode, which ends the lock, and then the claim.
@@ -143,12 +167,20 @@ class Inodes:
             self._forget(claim)
 
     def _claim(self, holder: Any, identity: Identity) -> Claim:
-        claim = Claim(holder, identity, -1)
+        claim = Claim(holder, identity, _NOT_OPEN)
         with self._mutex:
             present = self._claims.setdefault(identity, claim)
+            if present is not claim and present.holder is ABANDONED:
+                present.holder = holder
+                return present
         if present is not claim:
             raise Claimed(present)
         return claim
+
+    def park(self, fd: int, claim: Claim) -> None:
+        """Keep a further descriptor of a claimed inode, until the claim ends."""
+        with self._mutex:
+            self._park(fd, claim)
 
     def _park(self, fd: int, claim: Claim) -> None:
         if claim.parked is None:
@@ -165,13 +197,13 @@ class Inodes:
             del self._claims[claim.identity]
 
 
-def _pin(path: str, *, create: bool) -> int:
+def _pin(path: str, flags: int) -> int:
     """Return a descriptor that holds on to what ``path`` names, and whose closing ends no lock."""
     while True:
         try:
-            return os.open(path, os.O_PATH)
+            return os.open(path, os.O_PATH | flags & os.O_NOFOLLOW)
         except FileNotFoundError:
-            if not create:
+            if not flags & os.O_CREAT:
                 raise
         # mknod makes the file without opening it: somebody else may lock it at once.
         with suppress(FileExistsError):

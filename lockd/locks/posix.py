@@ -8,6 +8,7 @@ import fcntl
 import os
 import struct
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
+from pathlib import Path
 
 _LOCKED_BYTES = 1
 
@@ -32,6 +33,28 @@ def lock_shared(fd: int) -> None:
     :raises OSError: the file system cannot lock.
     """
     lockf(fd, LOCK_SH | LOCK_NB, _LOCKED_BYTES)
+
+
+def held_locks() -> set[tuple[int, int]]:
+    """Return device and inode of every file that this process holds a POSIX lock on, as the kernel says.
+
+    The device is the file system's own, which is another one than stat(2) tells where one has several (btrfs).
+    """
+    own = str(os.getpid())
+    held = set()
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        # number: POSIX ADVISORY WRITE pid major:minor:inode start end
+        _, kind, _, _, pid, file, *_ = line.split()
+        if kind == "POSIX" and pid == own:
+            major, minor, inode = file.split(":")
+            held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+    return held
+
+
+def holds_lock(fd: int) -> bool:
+    """Whether this process holds a POSIX lock on the file that is open as ``fd``, as the kernel says."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
+    return any(line.startswith("lock:") and " POSIX " in line for line in lines)
 
 
 def lock_holder(fd: int) -> int | None:

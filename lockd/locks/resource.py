@@ -9,8 +9,8 @@ from time import time
 from typing import Any
 
 from lockd.locks import posix
-from lockd.locks.errors import Busy, SystemCallFailed
-from lockd.locks.inodes import Claim, Claimed, Inodes, identity_of
+from lockd.locks.errors import Busy, LockError, SystemCallFailed
+from lockd.locks.inodes import Claim, Claimed, Identity, Inodes, identity_of
 
 _numbers = count(1)
 
@@ -34,6 +34,8 @@ class Resource:
     :ivar path: the file that is locked.
     :ivar autocreate: whether the file is made for the lock, and removed with it.
     :ivar owners: how many holdings each owner's pid has; only a shared resource has several.
+    :ivar doubt: what speaks against the lock being as the table says; None for nothing. Only a lock that was
+        taken over from another process can be in doubt.
     :ivar slow_mount: where the file's file system is mounted, if it may block: its calls belong to a worker
         thread. See ``mounts``.
     :ivar since: when the lock was asked for, in seconds since the epoch.
@@ -42,6 +44,7 @@ class Resource:
     __slots__ = (
         "autocreate",
         "claim",
+        "doubt",
         "lockspace",
         "name",
         "number",
@@ -63,6 +66,7 @@ class Resource:
         self.owners: dict[int, int] = {}
         self.since = time()
         self.slow_mount: str | None = None
+        self.doubt: str | None = None
         self.state = State.ACQUIRING
         self.claim: Claim | None = None
 
@@ -121,6 +125,23 @@ class Resource:
             return identity_of(os.stat(self.path)) == claim.identity
         except FileNotFoundError:
             return False
+
+    def check_adopted(self, held: set[Identity]) -> None:
+        """Hold a lock that was taken over against the kernel, and take it again where it is gone.
+
+        :param held: what ``posix.held_locks`` tells.
+        """
+        claim = self.claim
+        if claim is None:
+            return
+        if claim.identity not in held and not posix.holds_lock(claim.fd):
+            try:
+                self._lock(claim.fd)
+                self.doubt = "the lock was lost, and taken again"
+            except LockError as error:
+                self.doubt = f"the lock was lost: {error}"
+        elif self.slow_mount is None and not self._is_named(claim):
+            self.doubt = "the path names another file than the locked one"
 
     def drop(self, inodes: Inodes) -> None:
         """End the lock. A file that was made for it is removed first, while nobody else can have it.

@@ -5,7 +5,7 @@ worker thread takes to get or to end the lock: it is reserved then, and busy for
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lockd.locks.errors import (
     Busy,
@@ -18,7 +18,7 @@ from lockd.locks.errors import (
     SystemCallFailed,
     UnknownLockspace,
 )
-from lockd.locks.inodes import Claimed, Inodes
+from lockd.locks.inodes import Claim, Claimed, Identity, Inodes
 from lockd.locks.resource import Resource, State
 
 DIRECT = ""
@@ -160,17 +160,32 @@ class LockTable:
 
     # Adopting what another process held
 
-    def adopt(self, resource: Resource, owners: list[int], fd: int) -> None:
-        """Take a held resource over whose descriptor was inherited.
+    def adopt(
+        self, resource: Resource, owners: Iterable[int], fd: int, identity: Identity | None = None
+    ) -> Claim:
+        """Take over a resource that is held already, and whose descriptor was inherited.
 
-        :raises Claimed: another adopted resource is the same file.
+        Where it is the file of another resource, as virtlockd allows, that one gets the owners too: the lock
+        stays as long as either needs it.
+
+        :param identity: what identifies its inode, where that is known: asking may block.
+        :raises Busy: it is the file of another resource.
         :raises OSError: the descriptor is not open.
         """
-        resource.claim = self.inodes.adopt(fd, resource)
+        try:
+            claim = self.inodes.adopt(fd, resource, identity)
+        except Claimed as error:
+            holder = error.claim.holder
+            if isinstance(holder, Resource):
+                for owner in owners:
+                    self._add_holding(holder, owner)
+            raise Busy(resource.name, holder) from None
+        resource.claim = claim
         resource.state = State.HELD
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
         for owner in owners:
             self._add_holding(resource, owner)
+        return claim
 
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:
