@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lockd.wire.xdr import Decoder, Encoder
+from lockd.wire.xdr import DecodeError, Decoder, Encoder
 
 _LEVEL_ERROR = 2
 _STRING_MAX = 4194304
@@ -72,7 +72,8 @@ class ErrorReply:
         code, domain = decoder.int32(), decoder.int32()
         message = decoder.optional_string(_STRING_MAX)
         decoder.int32()
-        decoder.boolean()
+        if decoder.boolean():
+            raise DecodeError("the error is about a domain")
         str1, str2, str3 = (decoder.optional_string(_STRING_MAX) for _ in range(3))
         return cls(code, domain, message, str1, str2, str3, decoder.int32(), decoder.int32())
 

@@ -141,9 +141,14 @@ class FrameReader:
 
         A hand-over carries both to the next process, which gives them to ``resume``.
         """
-        if self._oversized is not None:
-            return HEADER.pack(*self._oversized[:-1]) + self._oversized.payload, self._missing
-        return self._buffer[self._offset :], 0
+        rest = self._buffer[self._offset :]
+        if self._oversized is None:
+            return rest, 0
+        length, *header, payload = self._oversized
+        if not self._missing:
+            # All of it was there. What was dropped is not in it any more, so it is shorter now.
+            length = HEADER.size + len(payload)
+        return HEADER.pack(length, *header) + payload + rest, self._missing
 
     def resume(self, data: bytes, missing: int) -> None:
         """Go on where another reader's ``unfinished`` says it stopped."""

@@ -37,7 +37,10 @@ def decode_document(payload: bytes) -> dict[str, Any]:
 
     :raises ValueError: there is none (DecodeError, JSONDecodeError).
     """
-    document = json.loads(Decoder(payload).string(DOCUMENT_MAX))
+    try:
+        document = json.loads(Decoder(payload).string(DOCUMENT_MAX))
+    except RecursionError:
+        raise ValueError("a document is not nested that deeply") from None
     if not isinstance(document, dict):
         raise ValueError("a document is an object")
     return document

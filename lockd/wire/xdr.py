@@ -4,6 +4,7 @@ A thin layer over ``xdrlib3``: it adds the bounds, checks that padding is there,
 that can be wrong with a payload. The lock program's hot calls are decoded in ``lock`` with ``struct``.
 """
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,19 +12,24 @@ from xdrlib3 import Error, Packer, Unpacker
 
 T = TypeVar("T")
 
+_FILE_NAMES = sys.getfilesystemencoding()
+
 
 class DecodeError(ValueError):
     """The payload does not hold the values that its procedure takes."""
 
 
 def text(raw: bytes) -> str:
-    """Return the text of ``raw``; bytes that are not UTF-8 survive as surrogates, as in file names."""
-    return raw.decode("utf-8", "surrogateescape")
+    """Return the text of ``raw``, as Python decodes the names of files: any bytes survive.
+
+    Where the locale is not UTF-8, a path decoded in another way would name another file.
+    """
+    return raw.decode(_FILE_NAMES, "surrogateescape")
 
 
 def raw(string: str) -> bytes:
     """Return the bytes of a text that ``text`` made."""
-    return string.encode("utf-8", "surrogateescape")
+    return string.encode(_FILE_NAMES, "surrogateescape")
 
 
 class Decoder:

@@ -1,0 +1,120 @@
+"""Error replies: what their payload says, and libvirt's numbers and words in them."""
+
+import errno
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lockd.wire.errors import (
+    ErrorDomain,
+    ErrorReply,
+    internal_error,
+    invalid_argument,
+    operation_denied,
+    operation_invalid,
+    resource_busy,
+    rpc_error,
+    system_error,
+    unsupported_flags,
+)
+from lockd.wire.xdr import DecodeError, text
+from tests.wire.strategies import int32, names, packed
+
+optional_names = names | st.none()
+
+
+@given(int32, int32, optional_names, optional_names, optional_names, optional_names, int32, int32)
+def test_an_error_reply_is_what_xdrlib_writes(
+    code: int,
+    domain: int,
+    message: bytes | None,
+    str1: bytes | None,
+    str2: bytes | None,
+    str3: bytes | None,
+    int1: int,
+    int2: int,
+) -> None:
+    texts = [None if string is None else text(string) for string in (message, str1, str2, str3)]
+    reply = ErrorReply(code, domain, texts[0], texts[1], texts[2], texts[3], int1, int2)
+    payload = packed("iioibooo", code, domain, message, 2, False, str1, str2, str3)
+    payload += packed("iib", int1, int2, False)
+    assert reply.encode() == payload
+    assert ErrorReply.decode(payload) == reply
+
+
+@given(st.integers(0, 80))
+def test_half_an_error_reply_is_none(end: int) -> None:
+    payload = internal_error("it is broken").encode()
+    # The reply's last word says that no network object follows, which nobody looks at.
+    with pytest.raises(DecodeError):
+        ErrorReply.decode(payload[: min(end, len(payload) - 5)])
+
+
+def test_an_error_about_a_domain_is_none_of_ours() -> None:
+    """libvirt puts a domain object there, which the lock and admin programs never do."""
+    payload = packed("iioib", 1, 7, b"message", 2, True) + packed("sfi", b"", bytes(16), 1)
+    with pytest.raises(DecodeError, match="domain"):
+        ErrorReply.decode(payload + packed("oooiib", None, None, None, -1, -1, False))
+
+
+# Measured on libvirt 9.0.0's virtlockd: code, domain, message, str1, str2, int1, int2.
+MEASURED = [
+    (
+        operation_invalid("lock owner details have not been registered"),
+        (55, 7, "Requested operation is not valid: lock owner details have not been registered"),
+        ("Requested operation is not valid: %s", "lock owner details have not been registered", -1, -1),
+    ),
+    (
+        operation_denied("lock manager connection has been restricted"),
+        (29, 7, "operation forbidden: lock manager connection has been restricted"),
+        ("operation forbidden: %s", "lock manager connection has been restricted", -1, -1),
+    ),
+    (
+        unsupported_flags(8, "virLockSpaceProtocolDispatchAcquireResource"),
+        (8, 7, "unsupported flags (0x8) in function virLockSpaceProtocolDispatchAcquireResource"),
+        ("virLockSpaceProtocolDispatchAcquireResource", "flags", 0, 0),
+    ),
+    (
+        internal_error("Lockspace for path /leases does not exist"),
+        (1, 7, "internal error: Lockspace for path /leases does not exist"),
+        ("internal error: %s", "Lockspace for path /leases does not exist", -1, -1),
+    ),
+    (
+        internal_error("owner PID does not hold the resource lock", ErrorDomain.LOCKSPACE),
+        (1, 51, "internal error: owner PID does not hold the resource lock"),
+        ("internal error: %s", "owner PID does not hold the resource lock", -1, -1),
+    ),
+    (
+        resource_busy("Lockspace resource '/disk' is locked"),
+        (87, 51, "resource busy: Lockspace resource '/disk' is locked"),
+        ("resource busy: %s", "Lockspace resource '/disk' is locked", -1, -1),
+    ),
+    (
+        system_error(f"Unable to open resource /disk: {os.strerror(errno.ENOENT)}", errno.ENOENT),
+        (38, 51, "Unable to open resource /disk: No such file or directory"),
+        ("%s", "Unable to open resource /disk: No such file or directory", errno.ENOENT, -1),
+    ),
+    (
+        rpc_error("unknown procedure: 9"),
+        (39, 7, "unknown procedure: 9"),
+        ("%s", "unknown procedure: 9", -1, -1),
+    ),
+    (
+        invalid_argument("resource 'disk' is not an absolute path", ErrorDomain.LOCKSPACE),
+        (8, 51, "invalid argument: resource 'disk' is not an absolute path"),
+        ("invalid argument: %s", "resource 'disk' is not an absolute path", -1, -1),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("reply", "what", "details"), MEASURED, ids=lambda value: getattr(value, "message", "")
+)
+def test_errors_have_libvirts_numbers_and_words(
+    reply: ErrorReply, what: tuple[int, int, str], details: tuple[str, str, int, int]
+) -> None:
+    assert (reply.code, reply.domain, reply.message) == what
+    assert (reply.str1, reply.str2, reply.int1, reply.int2) == details
+    assert reply.str3 is None

@@ -1,0 +1,173 @@
+"""Frames: cut from a stream in any pieces, bounded, and handed over in the middle."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TypeAlias
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lockd.wire.frames import (
+    LENGTH_MAX,
+    LENGTH_MIN,
+    Frame,
+    FrameError,
+    FrameReader,
+    FrameType,
+    Status,
+    encode,
+    encode_reply,
+)
+from tests.wire.strategies import packed, uint32
+
+PAYLOAD_KEPT = 64
+
+Header: TypeAlias = tuple[int, int, int, int, int, int]
+Sent: TypeAlias = tuple[Header, bytes]
+
+headers = st.tuples(uint32, uint32, uint32, uint32, uint32, uint32)
+payloads = st.binary(max_size=3 * PAYLOAD_KEPT)
+frames = st.lists(st.tuples(headers, payloads), max_size=6)
+
+
+def stream_of(sent: Iterable[Sent]) -> bytes:
+    """The bytes that carry the frames, as xdrlib3 writes them."""
+    return b"".join(
+        packed("uuuuuuu", LENGTH_MIN + len(payload), *header) + payload for header, payload in sent
+    )
+
+
+def what_is_kept(sent: Iterable[Sent]) -> list[Sent]:
+    return [(header, payload[:PAYLOAD_KEPT]) for header, payload in sent]
+
+
+def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """The data, cut at those of the places that are in it."""
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(places)]
+
+
+def read(reader: FrameReader) -> list[Sent]:
+    """All frames that are there to be read, without their lengths."""
+    found = []
+    while (frame := reader.next_frame()) is not None:
+        found.append((frame[1:-1], frame.payload))
+    return found
+
+
+@given(frames, st.lists(st.integers(0, 2000), max_size=20))
+def test_frames_are_the_same_wherever_the_stream_is_cut(sent: list[Sent], cuts: list[int]) -> None:
+    reader = FrameReader(PAYLOAD_KEPT)
+    received = []
+    for piece in pieces(stream_of(sent), cuts):
+        reader.feed(piece)
+        received += read(reader)
+    assert received == what_is_kept(sent)
+    assert reader.unfinished == (b"", 0)
+
+
+@given(frames)
+def test_frames_are_the_same_byte_by_byte_and_all_at_once(
+    sent: list[Sent],
+) -> None:
+    stream = stream_of(sent)
+    slow, fast = FrameReader(PAYLOAD_KEPT), FrameReader(PAYLOAD_KEPT)
+    byte_by_byte = []
+    for number in stream:
+        slow.feed(bytes([number]))
+        byte_by_byte += read(slow)
+    fast.feed(stream)
+    assert byte_by_byte == read(fast) == what_is_kept(sent)
+
+
+oversized = ((1, 2, 3, 4, 5, 6), bytes(range(PAYLOAD_KEPT)) * 3)
+small = ((7, 8, 9, 10, 11, 12), b"next")
+
+
+@given(frames, st.integers(0, 2000), st.booleans())
+@example([oversized, small], LENGTH_MIN + PAYLOAD_KEPT, True)
+@example([oversized, small], LENGTH_MIN + 3 * PAYLOAD_KEPT - 1, True)
+@example([oversized, small], LENGTH_MIN + 3 * PAYLOAD_KEPT + 5, False)
+def test_another_reader_resumes_where_the_first_one_stopped(
+    sent: list[Sent], cut: int, all_read: bool
+) -> None:
+    """Whether or not the first one has returned the frames that were complete."""
+    before, after = pieces(stream_of(sent), [cut])
+    first, second = FrameReader(PAYLOAD_KEPT), FrameReader(PAYLOAD_KEPT)
+    first.feed(before)
+    received = read(first) if all_read else []
+    second.resume(*first.unfinished)
+    received += read(second)
+    second.feed(after)
+    received += read(second)
+    assert received == what_is_kept(sent)
+
+
+@given(st.lists(st.integers(1, 3 * PAYLOAD_KEPT), min_size=1, max_size=3), st.integers(0, 9))
+def test_a_reader_is_handed_on_in_the_middle_of_what_it_drops(ends: list[int], more: int) -> None:
+    """Any number of times: each hand-over is between two pieces of one frame that is too large to be kept."""
+    sent = [(oversized[0], bytes(3 * PAYLOAD_KEPT + more)), small]
+    stream = stream_of(sent)
+    reader = FrameReader(PAYLOAD_KEPT)
+    received = []
+    for piece in pieces(stream, [LENGTH_MIN + end for end in ends]):
+        reader.feed(piece)
+        successor = FrameReader(PAYLOAD_KEPT)
+        successor.resume(*reader.unfinished)
+        reader = successor
+        received += read(reader)
+    assert received == what_is_kept(sent)
+
+
+def test_a_frame_dropped_to_its_end_is_handed_over_with_what_follows_it() -> None:
+    """The end of the oversized frame and the next one came in one piece, and nobody has asked for them yet."""
+    reader, successor = FrameReader(PAYLOAD_KEPT), FrameReader(PAYLOAD_KEPT)
+    stream = stream_of([oversized, small])
+    reader.feed(stream[: LENGTH_MIN + PAYLOAD_KEPT + 1])
+    assert read(reader) == []
+    reader.feed(stream[LENGTH_MIN + PAYLOAD_KEPT + 1 :])
+    successor.resume(*reader.unfinished)
+    assert read(successor) == what_is_kept([oversized, small])
+
+
+@given(uint32.filter(lambda length: not LENGTH_MIN <= length <= LENGTH_MAX), st.booleans())
+@example(LENGTH_MIN - 1, True)
+@example(LENGTH_MAX + 1, True)
+@example(0, False)
+def test_an_impossible_length_is_refused_as_soon_as_it_is_there(length: int, alone: bool) -> None:
+    reader = FrameReader(PAYLOAD_KEPT)
+    data = packed("u", length)
+    reader.feed(data[:3])
+    assert reader.next_frame() is None
+    reader.feed(data[3:] + (b"" if alone else bytes(40)))
+    with pytest.raises(FrameError, match=str(length)):
+        reader.next_frame()
+
+
+def test_the_largest_frame_costs_no_more_than_what_is_kept_of_it() -> None:
+    reader = FrameReader(PAYLOAD_KEPT)
+    header = packed("uuuuuuu", LENGTH_MAX, 1, 2, 3, 0, 5, 0)
+    reader.feed(header)
+    piece = bytes(65536)
+    for _ in range(LENGTH_MAX // len(piece) - 1):
+        reader.feed(piece)
+        assert reader.next_frame() is None
+        kept, _ = reader.unfinished
+        assert len(kept) <= LENGTH_MIN + PAYLOAD_KEPT
+    _, missing = reader.unfinished
+    reader.feed(bytes(missing))
+    assert read(reader) == [((1, 2, 3, 0, 5, 0), bytes(PAYLOAD_KEPT))]
+
+
+@given(headers, payloads)
+def test_what_is_encoded_is_what_xdrlib_writes(header: Header, payload: bytes) -> None:
+    assert encode(*header, payload=payload) == stream_of([(header, payload)])
+
+
+@given(headers, payloads, st.sampled_from(Status))
+def test_a_reply_repeats_what_the_call_says(header: Header, payload: bytes, status: Status) -> None:
+    program, version, procedure, _, serial, _ = header
+    call = Frame(LENGTH_MIN, *header, b"")
+    expected = (program, version, procedure, FrameType.REPLY, serial, status)
+    assert encode_reply(call, payload, status) == stream_of([(expected, payload)])

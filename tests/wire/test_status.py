@@ -1,0 +1,54 @@
+"""The status program's documents."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lockd.wire import status
+from lockd.wire.xdr import DecodeError, text
+from tests.wire.strategies import names, packed
+
+# Paths and names in documents may be any bytes.
+texts = st.text(max_size=10) | names.map(text)
+scalars = st.none() | st.booleans() | st.integers() | texts
+values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(texts, scalars, max_size=3)
+documents = st.dictionaries(texts, values, max_size=4)
+
+
+@given(documents)
+def test_a_document_is_json_in_one_string(document: dict[str, Any]) -> None:
+    payload = status.encode_document(document)
+    (size,) = (int.from_bytes(payload[:4], "big"),)
+    carried = payload[4 : 4 + size]
+    assert json.loads(carried) == document
+    assert payload == packed("s", carried)
+    assert status.decode_document(payload) == document
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda data: packed("s", data)))
+def test_what_is_no_document_is_refused_with_a_value_error(payload: bytes) -> None:
+    try:
+        document = status.decode_document(payload)
+    except ValueError:
+        return
+    assert isinstance(document, dict)
+
+
+@pytest.mark.parametrize("value", ["[]", "1", "null", '"text"', '["a", {}]'])
+def test_a_document_is_an_object(value: str) -> None:
+    with pytest.raises(ValueError, match="object"):
+        status.decode_document(packed("s", value.encode()))
+
+
+def test_a_document_nested_without_end_is_refused() -> None:
+    """Python's parser recurses: a peer decides how deep."""
+    with pytest.raises(ValueError, match="nested"):
+        status.decode_document(packed("s", b'{"a":' + b"[" * 100_000))
+
+
+def test_a_document_is_bounded() -> None:
+    with pytest.raises(DecodeError, match="are possible"):
+        status.decode_document(packed("u", status.DOCUMENT_MAX + 1) + bytes(8))
