@@ -16,6 +16,7 @@ from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Limits, Server
 from lockd.daemon.sockets import Listeners
 from lockd.daemon.status_program import StatusProgram
+from lockd.daemon.tasks import Tasks
 from lockd.locks.mounts import MountTable
 from lockd.locks.table import LockTable
 from lockd.wire import lock, status
@@ -39,6 +40,7 @@ class Daemon:
         self.timeout = timeout
         self.pid_file = pid_file
         self._stop = trio.Event()
+        tasks = Tasks(nursery)
         self._idle_from = trio.current_time()
         self._next_client_ids: list[int] = []
         self._told_status = ""
@@ -47,12 +49,12 @@ class Daemon:
         # A client that locks the pid file must not end the daemon's own lock on it.
         self.table.inodes.adopt(pid_file, "the daemon itself")
         self.mounts = MountTable()
-        self.locker = Locker(self.table, self.mounts, nursery, lambda pid: self.owners.get(pid))
-        self.owners = Owners(self.reactor, nursery, self.locker.release_all, self._holds_any)
+        self.locker = Locker(self.table, self.mounts, tasks, lambda pid: self.owners.get(pid))
+        self.owners = Owners(self.reactor, tasks, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
             "virtlockd",
             self.reactor,
-            {(lock.PROGRAM, lock.VERSION): LockProgram(self.table, self.locker, self.owners, nursery)},
+            {(lock.PROGRAM, lock.VERSION): LockProgram(self.table, self.locker, self.owners, tasks)},
             Limits(config.max_clients, config.max_clients),
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,

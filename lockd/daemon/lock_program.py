@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import trio
-
 from lockd.daemon import events
 from lockd.daemon.explain import busy_message
 from lockd.daemon.locker import Continuation, Locker
@@ -11,6 +9,7 @@ from lockd.daemon.owners import Owners
 from lockd.daemon.replies import lock_error_reply
 from lockd.daemon.server import error_reply
 from lockd.daemon.session import Session
+from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
 from lockd.locks.table import LockTable
 from lockd.wire import lock
@@ -49,11 +48,11 @@ class Refused(Exception):
 class LockProgram:
     """Answers the calls of the lock program."""
 
-    def __init__(self, table: LockTable, locker: Locker, owners: Owners, nursery: trio.Nursery) -> None:
+    def __init__(self, table: LockTable, locker: Locker, owners: Owners, tasks: Tasks) -> None:
         self._table = table
         self._locker = locker
         self._owners = owners
-        self._nursery = nursery
+        self._tasks = tasks
         self._procedures: dict[int, Callable[[Session, bytes], Continuation | None]] = {
             Procedure.REGISTER: self._register,
             Procedure.RESTRICT: self._restrict,
@@ -76,17 +75,19 @@ class LockProgram:
             return self._refuse(session, call, error)
         if rest is None:
             return encode_reply(call)
-        self._nursery.start_soon(self._finish, session, call, rest)
+        self._tasks.start(self._finish, session, call, rest)
         return None
 
     async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
         try:
             await rest()
         except LockError as error:
-            reply = self._refuse(session, call, error)
+            session.finish(self._refuse(session, call, error))
+        except Exception:
+            session.close()
+            raise
         else:
-            reply = encode_reply(call)
-        session.finish(reply)
+            session.finish(encode_reply(call))
 
     def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
         match error:

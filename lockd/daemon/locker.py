@@ -16,6 +16,7 @@ import trio
 from lockd.daemon import events
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.session import Session
+from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import SystemCallFailed
 from lockd.locks.mounts import MountTable
 from lockd.locks.resource import Resource
@@ -42,12 +43,12 @@ class Locker:
         self,
         table: LockTable,
         mounts: MountTable,
-        nursery: trio.Nursery,
+        tasks: Tasks,
         owner_of: Callable[[int], OwnerProcess | None],
     ) -> None:
         self._table = table
         self._mounts = mounts
-        self._nursery = nursery
+        self._tasks = tasks
         self._owner_of = owner_of
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
@@ -114,14 +115,14 @@ class Locker:
         for resource in self._table.end_holdings(owner):
             slowly = self._drop(resource, owner)
             if slowly is not None:
-                self._nursery.start_soon(slowly)
+                self._tasks.start(slowly)
 
     def release_by_force(self, resource: Resource, owner: int) -> None:
         """Take all holdings of the owner of this pid on one resource away, without asking for the owner."""
         for _ in range(resource.owners.get(owner, 0)):
             slowly = self.release(resource.lockspace, resource.name, owner)
             if slowly is not None:
-                self._nursery.start_soon(slowly)
+                self._tasks.start(slowly)
 
     def _drop(self, resource: Resource, owner: int) -> Continuation | None:
         if resource.slow_mount is not None:

@@ -16,6 +16,7 @@ from lockd.daemon import events
 from lockd.daemon.owner_process import OwnerProcess, open_peer_pidfd, open_pidfd
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
+from lockd.daemon.tasks import Tasks
 from lockd.wire.lock import Owner
 
 _LEAVING_SECONDS: Final = 0.1
@@ -40,12 +41,12 @@ class Owners:
     def __init__(
         self,
         reactor: Reactor,
-        nursery: trio.Nursery,
+        tasks: Tasks,
         release: Callable[[int], None],
         holds_any: Callable[[int], bool],
     ) -> None:
         self._reactor = reactor
-        self._nursery = nursery
+        self._tasks = tasks
         self._release = release
         self._holds_any = holds_any
         self._processes: dict[int, OwnerProcess] = {}
@@ -93,7 +94,7 @@ class Owners:
     def fence(self, process: OwnerProcess) -> None:
         """Kill the owner's process, which can still write; its locks end with it."""
         process.fencing_since = process.fencing_since or time()
-        self._nursery.start_soon(self._fence, process)
+        self._tasks.start(self._fence, process)
 
     async def _fence(self, process: OwnerProcess) -> None:
         with trio.move_on_after(_LEAVING_SECONDS):

@@ -5,6 +5,7 @@ Measured, that halves the cost of a call under load against a task per connectio
 threads are ordinary trio tasks beside it.
 """
 
+import logging
 import select
 from collections.abc import Callable
 from time import monotonic
@@ -27,6 +28,8 @@ epoll_wait instead of a round of trio's scheduler; what else is due waits for th
 _SLICE = 0.002
 """Seconds of serving after which the other tasks get their turn, however much there is to serve."""
 
+_logger = logging.getLogger(__name__)
+
 
 class Reactor:
     """Watches descriptors and calls their handlers."""
@@ -35,6 +38,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._leftover: dict[Callable[[], None], None] = {}
+        self._forgotten: set[int] = set()
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call ``handler`` whenever one of ``events`` is ready on ``fd``.
@@ -52,6 +56,7 @@ class Reactor:
         """Watch ``fd`` no more; before it is closed, as its number may be another file's at once."""
         del self._handlers[fd]
         self._epoll.unregister(fd)
+        self._forgotten.add(fd)
 
     def again(self, serve: Callable[[], None]) -> None:
         """Call ``serve`` in the next turn: it has more to do than one turn allows."""
@@ -72,11 +77,16 @@ class Reactor:
         """Serve all that is ready once; return whether anything was."""
         leftover, self._leftover = self._leftover, {}
         events = self._epoll.poll(0 if leftover else _LINGER)
+        self._forgotten.clear()
         for fd, ready in events:
-            handler = self._handlers.get(fd)
-            # An earlier handler of this turn may have closed the descriptor.
-            if handler is not None:
-                handler(ready)
+            # An earlier handler of this turn may have closed the descriptor, and its number may be another's.
+            if fd in self._forgotten:
+                continue
+            try:
+                self._handlers[fd](ready)
+            except Exception:
+                # A fault of one handler must not end the daemon, and all locks with it.
+                _logger.exception("descriptor %d could not be served", fd)
         for serve in leftover:
             serve()
         return bool(events or leftover)
