@@ -29,6 +29,9 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
 	@touch $@
 
+run: $(VENV)/.run ## show the main job: a disk is locked, looked at, refused to others, and released
+	@scripts/demo $(BIN)
+
 test: $(VENV)/.dev ## run all tests
 	@scripts/system-packages $(TEST_PACKAGES) || true
 	$(BIN)/pytest
