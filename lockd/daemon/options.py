@@ -2,9 +2,9 @@
 
 import argparse
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from lockd import __version__
 from lockd.wire.addresses import Addresses
 
 
@@ -47,7 +47,7 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
         default=addresses.pid_file,
         help="default %(default)s",
     )
-    parser.add_argument("-V", "--version", action="version", version=f"virtlockd (lockd) {version('lockd')}")
+    parser.add_argument("-V", "--version", action="version", version=f"virtlockd (lockd) {__version__}")
     return Options(**vars(parser.parse_args(arguments)))
 
 

@@ -1,10 +1,10 @@
 """The status program: what ``lockctl`` asks of a running daemon."""
 
 import os
-from importlib.metadata import version
 from time import time
 from typing import Any, Final
 
+from lockd import __version__
 from lockd.daemon.explain import owner_words
 from lockd.daemon.locker import Locker
 from lockd.daemon.owners import Owners
@@ -47,7 +47,7 @@ class StatusProgram:
 
     def _daemon(self) -> dict[str, Any]:
         return {
-            "version": version("lockd"),
+            "version": __version__,
             "pid": os.getpid(),
             "started": self._started,
             "clients": len(self._lock_server.sessions),
