@@ -2,8 +2,8 @@
 
 It speaks the kernel's FUSE protocol itself (linux/fuse.h, fuse(4)): pyfuse3 offers no lock requests, and
 libfuse's high-level interface (mfusepy) hides LOOKUP, unlocks on its own at each FLUSH and spends one of ten
-threads on every request that hangs. Here a hanging request is one that was read and is not answered, as with a
-dead server.
+threads on every request that hangs. Here a request hangs when it was read and is not answered, as with a dead
+server.
 
 Files live in memory. POSIX locks are kept here, as a network server keeps them: the kernel asks for each one
 and keeps no note. Run by `hanging_filesystem.py` as a process of its own, commanded over a socket.
@@ -41,6 +41,7 @@ TRANSFER = struct.Struct("<QQII")  # the start of fuse_read_in and fuse_write_in
 WRITE_HEADER_SIZE = 40
 SET_SIZE = struct.Struct("<IIQQ")  # the start of fuse_setattr_in
 CREATE = struct.Struct("<IIII")
+MAKE_FILE = struct.Struct("<IIII")
 MAKE_DIRECTORY = struct.Struct("<II")
 STATISTICS = struct.Struct("<QQQQQIIII24x")
 
@@ -49,6 +50,7 @@ OPERATIONS = {
     2: "forget",
     3: "getattr",
     4: "setattr",
+    8: "mknod",
     9: "mkdir",
     10: "unlink",
     11: "rmdir",
@@ -83,7 +85,10 @@ class RefusedError(Exception):
 
 @dataclass
 class Lock:
-    """A POSIX lock of a process on the bytes `start` to `end`, both included; `owner` is the kernel's key for it."""
+    """A POSIX lock of a process on the bytes `start` to `end`, both included.
+
+    `owner` is the kernel's key for the process; its pid may be another's by the time.
+    """
 
     owner: int
     pid: int
@@ -134,7 +139,7 @@ class Node:
         return ENTRY.pack(self.number, 0, 0, 0, 0, 0) + self.attributes()
 
     def change_lock(self, wanted: Lock) -> None:
-        """Set or clear a lock as F_SETLK does; raises `RefusedError` (EAGAIN) where another's is in the way."""
+        """Set or clear a lock as F_SETLK does; raises `RefusedError` where another's is in the way."""
         if wanted.kind != fcntl.F_UNLCK and any(wanted.conflicts_with(held) for held in self.locks):
             raise RefusedError(errno.EAGAIN)
         self.locks = list(self._outside(wanted))
@@ -185,6 +190,10 @@ class Filesystem:
         if changes & SIZE_CHANGES:
             node.content = node.content[:size].ljust(size, b"\0")
         return self.do_getattr(node, b"")
+
+    def do_mknod(self, directory: Node, arguments: bytes) -> bytes:
+        mode, *_ = MAKE_FILE.unpack_from(arguments)
+        return self._add(directory, _name(arguments[MAKE_FILE.size :]), mode).as_entry()
 
     def do_mkdir(self, directory: Node, arguments: bytes) -> bytes:
         mode, _ = MAKE_DIRECTORY.unpack_from(arguments)

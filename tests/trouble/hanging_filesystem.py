@@ -1,6 +1,5 @@
 """The test's end of the file system that hangs on demand."""
 
-import ctypes
 import json
 import os
 import socket
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SERVER = Path(__file__).with_name("fuse_server.py")
-MNT_DETACH = 2
 TOO_LONG = 10.0  # seconds until a test gives up on an event: far beyond any expected wait
 
 
@@ -28,7 +26,7 @@ class HangingFilesystem:
     """A mounted FUSE file system whose answers the test holds back and lets go.
 
     Operations are named as in the kernel's protocol, in lower case: "lookup", "getattr", "open", "create",
-    "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close), or "everything".
+    "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close), or "everything".
     """
 
     def __init__(self, mount_point: Path, commands: socket.socket) -> None:
@@ -62,14 +60,20 @@ class HangingFilesystem:
 
 
 @contextmanager
-def mounted(mount_point: Path) -> Iterator[HangingFilesystem]:
-    """Make `mount_point` and mount a file system on it; on leaving, fail what hangs and unmount it."""
-    mount_point.mkdir()
+def mounted(mount_point: Path, namespace_of: int | None = None) -> Iterator[HangingFilesystem]:
+    """Mount a file system on `mount_point`, which is made where it is missing.
+
+    On leaving, what still hangs fails and the file system is unmounted. Parameters: namespace_of, the process
+    in whose mount namespace all this is done; by default this process.
+    """
+    mount_point.mkdir(exist_ok=True)
+    where = ["nsenter", f"--target={namespace_of}", "--mount", "--"] if namespace_of else []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(TOO_LONG)
     with ours, theirs:
         server = subprocess.Popen(
-            [sys.executable, SERVER, str(mount_point), str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            [*where, sys.executable, SERVER, str(mount_point), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
         )
         theirs.close()
         try:
@@ -80,11 +84,7 @@ def mounted(mount_point: Path) -> Iterator[HangingFilesystem]:
             # The server's death closes its descriptor, upon which the kernel fails every request (ENOTCONN).
             server.kill()
             server.wait()
-            _unmount(mount_point)
-
-
-def _unmount(mount_point: Path) -> None:
-    ctypes.CDLL(None).umount2(os.fsencode(mount_point), MNT_DETACH)
+            subprocess.run([*where, "umount", "--lazy", mount_point], check=False)
 
 
 def can_mount() -> bool:

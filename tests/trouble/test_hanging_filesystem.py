@@ -1,4 +1,4 @@
-"""The file system that hangs on demand does what the daemon's tests rely on: shown with plain system calls."""
+"""The file system that hangs on demand does what other tests rely on: shown with plain system calls."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trouble.conftest import Mount
+from tests.trouble.conftest import Stage
 from tests.trouble.hanging_filesystem import TOO_LONG, HangingFilesystem, ServerLock, can_mount, mounted
 
 READ_LOCK_ELSEWHERE = """
@@ -128,8 +128,8 @@ def test_an_operation_hangs_on_demand_and_returns_upon_release(
     future.result(TOO_LONG)
 
 
-def test_what_hangs_on_one_does_not_hang_on_another(mount: Mount, thread: ThreadPoolExecutor) -> None:
-    hung, healthy = mount("hung"), mount("healthy")
+def test_what_hangs_on_one_does_not_hang_on_another(stage: Stage, thread: ThreadPoolExecutor) -> None:
+    hung, healthy = stage.mount("hung"), stage.mount("healthy")
     hung.hang("everything")
     future = thread.submit(os.stat, hung.path)
     hung.wait_for("getattr")

@@ -1,0 +1,237 @@
+"""Owners that die, that do not, and that are not who they were: nobody else waits, no lock goes early."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+import pytest
+
+from tests.private_daemon import VIRTLOCKD, PrivateDaemon, private_daemon
+from tests.trouble.conftest import MakeGuest
+from tests.trouble.dropping_holders import observe
+from tests.trouble.guest import Guest, Refused
+from tests.trouble.hanging_filesystem import HangingFilesystem
+from tests.waiting import wait_until
+
+NO_PROCESS = 4194303  # one below the largest pid_max (proc(5)): far from any that is in use
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.touch()
+    return path
+
+
+def can_acquire(guest: Guest, path: Path) -> bool:
+    try:
+        guest.acquire(path)
+    except Refused:
+        return False
+    return True
+
+
+Started = TypeVar("Started", bound="Guest | Stranger")
+
+
+class Stranger:
+    """A process that has nothing to do with the daemon."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(["/bin/sleep", "infinity"])
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def with_pid(pid: int, start: Callable[[], Started]) -> Started:
+    """Start a process that gets the given pid, which must be free."""
+    while True:
+        # The kernel gives the next process the next number, unless another one is started in between.
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        started = start()
+        if started.pid == pid:
+            return started
+        started.__exit__(None, None, None)
+        if Path(f"/proc/{pid}").exists():
+            pytest.skip(f"the pid {pid} was given to a process outside this test")
+
+
+def test_sixteen_holders_drop_out_at_once(
+    daemon: PrivateDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    observation = observe(daemon.socket, tmp_path)
+    with capsys.disabled():
+        print("", *observation.report(), sep="\n")
+    assert observation.worst_wait < 0.1
+    for holder in observation.holders:
+        assert holder.dead_when_released, holder
+        assert holder.died is not None
+        assert holder.died < 2, holder
+        asked_to_go = holder.manner == "live"
+        if holder.manner != "zombie":
+            assert holder.killed_by == (signal.SIGTERM if asked_to_go else signal.SIGKILL), holder
+
+
+@pytest.mark.skipif(not VIRTLOCKD.exists(), reason="libvirt's virtlockd is not installed")
+def test_the_same_scenario_shows_what_virtlockd_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stalls everybody and releases locks whose holders live: the scenario sees what it is to see."""
+    with private_daemon(tmp_path / "daemon", VIRTLOCKD) as daemon:
+        observation = observe(daemon.socket, tmp_path, of_each=1)
+    with capsys.disabled():
+        print("", VIRTLOCKD, *observation.report(), sep="\n")
+    assert observation.worst_wait > 1
+    assert not all(holder.dead_when_released for holder in observation.holders)
+
+
+needs_to_choose_pids = pytest.mark.skipif(os.geteuid() != 0, reason="to choose a process's pid needs root")
+
+
+@needs_to_choose_pids
+def test_a_reused_pid_is_spared(make_guest: MakeGuest, disk: Path) -> None:
+    """The holder dies, its connection is still open in another process, and its pid is somebody else's."""
+    holder, taker = make_guest(), make_guest()
+    holder.acquire(disk)
+    holder.kill()
+    holder.reap()
+    with with_pid(holder.pid, Stranger) as stranger:
+        holder.drop_connection()
+        wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
+        assert stranger.process.poll() is None
+        taker.release(disk)
+
+
+@needs_to_choose_pids
+def test_a_pid_reused_before_the_daemon_looks_is_spared(
+    daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path
+) -> None:
+    """The holder's death, the new process and the end of the connection are all news at the same moment."""
+    holder, taker = make_guest(), make_guest()
+    holder.acquire(disk)
+    daemon.stop()
+    holder.kill()
+    holder.reap()
+    with with_pid(holder.pid, Stranger) as stranger:
+        holder.drop_connection()
+        daemon.signal(signal.SIGCONT)
+        wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
+        assert stranger.process.poll() is None
+        taker.release(disk)
+
+
+@needs_to_choose_pids
+def test_a_reused_pid_is_not_the_owner(make_guest: MakeGuest, disk: Path) -> None:
+    """A lock is released with its owner's death; a later process of that pid has no part in it."""
+    taker = make_guest()
+    with Stranger() as owner:
+        make_guest(owner_pid=owner.pid).acquire(disk)
+        owner.end()
+        with with_pid(owner.pid, Stranger):
+            wait_until(lambda: can_acquire(taker, disk), "the dead owner's lock is released")
+            with pytest.raises(Refused, match=r"owner \d+ does not hold the resource lock"):
+                make_guest(owner_pid=owner.pid).release(disk)
+            taker.release(disk)
+
+
+@needs_to_choose_pids
+def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connection_ends(
+    daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
+) -> None:
+    first, taker = make_guest(), make_guest()
+    first.acquire(disk)
+    first.kill()
+    first.reap()
+    wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
+    taker.release(disk)
+    with with_pid(first.pid, lambda: Guest(daemon.socket)) as second:
+        second.acquire(disk)
+        first.drop_connection()
+        make_guest()  # the daemon has seen the end of that connection when it welcomes a later one
+        assert not can_acquire(taker, disk)
+        assert not second.is_dead
+        second.release(disk)
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "disconnected"])
+def test_an_owner_that_another_process_registered_is_watched(
+    make_guest: MakeGuest, disk: Path, connected: bool
+) -> None:
+    """As libvirtd registers a guest: its lock outlives the connection, and ends with the guest's process."""
+    taker = make_guest()
+    with Stranger() as owner:
+        registrar = make_guest(owner_pid=owner.pid)
+        registrar.acquire(disk)
+        if not connected:
+            registrar.drop_connection()
+        assert not can_acquire(taker, disk)
+        owner.end()
+        wait_until(lambda: can_acquire(taker, disk), "the dead owner's lock is released")
+        assert not registrar.is_dead
+    taker.release(disk)
+
+
+def test_an_owner_that_is_no_process_of_this_host_keeps_its_lock(make_guest: MakeGuest, disk: Path) -> None:
+    """It may live in another pid namespace: only by hand is its lock released."""
+    registrar, taker = make_guest(owner_pid=NO_PROCESS), make_guest()
+    registrar.acquire(disk)
+    registrar.drop_connection()
+    assert not can_acquire(taker, disk)
+    make_guest(owner_pid=NO_PROCESS).release(disk)
+    assert can_acquire(taker, disk)
+    taker.release(disk)
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["process", "thread"])
+def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
+    filesystem: HangingFilesystem,
+    make_guest: MakeGuest,
+    disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    in_thread: bool,
+) -> None:
+    """Where a second thread sleeps, the first one may be a zombie: the process is not dead for all that."""
+    remote, own = filesystem.path / "file", tmp_path / "own"
+    remote.touch()
+    own.touch()
+    holder, bystander = make_guest(), make_guest()
+    holder.acquire(disk)
+    hung = filesystem.arrived("open") + 1
+    filesystem.hang("open")
+    if in_thread:
+        holder.open_in_thread(remote)
+    else:
+        holder.open(remote)
+    filesystem.wait_for("open", hung)
+    holder.drop_connection()
+    filesystem.wait_for("interrupt")  # the kernel asks the server to hurry, because a signal has come
+    worst = 0.0
+    start = time.monotonic()
+    while time.monotonic() - start < 4:  # virtlockd gives up after 3
+        called = time.monotonic()
+        assert not can_acquire(bystander, disk)
+        bystander.acquire(own)
+        bystander.release(own)
+        worst = max(worst, time.monotonic() - called)
+    with capsys.disabled():
+        print(f"\nworst wait of an unrelated client: {worst * 1000:.1f} ms for three calls")
+    assert worst < 0.1
+    assert not holder.is_dead
+    filesystem.release_all()
+    holder.wait_for_death()
+    wait_until(lambda: can_acquire(bystander, disk), "the dead holder's lock is released")
+    bystander.release(disk)
