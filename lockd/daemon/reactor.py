@@ -6,6 +6,7 @@ threads are ordinary trio tasks beside it.
 """
 
 import logging
+import os
 import select
 from collections.abc import Callable
 from time import monotonic
@@ -39,6 +40,9 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._leftover: dict[Callable[[], None], None] = {}
         self._forgotten: set[int] = set()
+        self._waits = False
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._wake, READABLE, self._on_wake)
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call ``handler`` whenever one of ``events`` is ready on ``fd``.
@@ -61,6 +65,12 @@ class Reactor:
     def again(self, serve: Callable[[], None]) -> None:
         """Call ``serve`` in the next turn: it has more to do than one turn allows."""
         self._leftover[serve] = None
+        if self._waits:
+            # Another task asks, while no descriptor may be ready for a long time.
+            os.eventfd_write(self._wake, 1)
+
+    def _on_wake(self, _ready: int) -> None:
+        os.eventfd_read(self._wake)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -68,7 +78,11 @@ class Reactor:
             if self._leftover:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._waits = True
+                try:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                finally:
+                    self._waits = False
             end = monotonic() + _SLICE
             while self._turn() and monotonic() < end:
                 pass
