@@ -205,6 +205,8 @@ def _pin(path: str, flags: int) -> int:
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-        # mknod makes the file without opening it: somebody else may lock it at once.
+        # mknod makes the file without opening it: somebody else may lock it at once. Unlike open, it does not
+        # make what a link leads to.
+        target = os.path.realpath(path) if os.path.islink(path) else path
         with suppress(FileExistsError):
-            os.mknod(path, stat.S_IFREG | 0o600)
+            os.mknod(target, stat.S_IFREG | 0o600)
