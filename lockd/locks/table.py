@@ -4,8 +4,10 @@ A resource is in the table if and only if the kernel's lock is held (Invariant 1
 worker thread takes to get or to end the lock: it is reserved then, and busy for all others.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from lockd.locks.errors import (
     Busy,
@@ -246,12 +248,30 @@ def make_lockspace_directory(path: str) -> None:
     if not path.startswith("/"):
         raise InvalidName(f"lockspace '{path}' is not an absolute path")
     try:
-        if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectory(path) from None
+        if os.path.exists(path):
+            if not os.path.isdir(path):
+                raise NotADirectory(path)
+        else:
+            _make_directories(path)
     except OSError as error:
         raise SystemCallFailed(f"Unable to create lockspace {path}", error) from None
+
+
+def _make_directories(path: str) -> None:
+    """Make a directory and its parents, all with mode 0700, where they are missing.
+
+    ``os.makedirs`` gives its mode to the last one alone, and calls itself for each: a long path ends it.
+    """
+    end = path.find("/", 1)
+    while end > 0:
+        with suppress(FileExistsError):
+            os.mkdir(path[:end], 0o700)
+        end = path.find("/", end + 1)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
 
 
 def create_file(inodes: Inodes, path: str) -> None:
