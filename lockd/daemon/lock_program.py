@@ -13,7 +13,14 @@ from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
 from lockd.locks.table import LockTable
 from lockd.wire import lock
-from lockd.wire.errors import ErrorReply, operation_denied, operation_invalid, rpc_error, unsupported_flags
+from lockd.wire.errors import (
+    ErrorReply,
+    operation_denied,
+    operation_invalid,
+    rpc_error,
+    signed,
+    unsupported_flags,
+)
 from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.lock import AcquireFlags, Procedure
 from lockd.wire.xdr import DecodeError
@@ -68,7 +75,7 @@ class LockProgram:
         """Return the reply's bytes; None where ``session.finish`` will be given them later."""
         procedure = self._procedures.get(call.procedure)
         if procedure is None:
-            return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+            return error_reply(call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
         try:
             rest = procedure(session, call.payload)
         except (LockError, Refused, DecodeError) as error:

@@ -14,8 +14,8 @@ from typing import Final, Protocol, TypeAlias
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
 from lockd.wire import keepalive
-from lockd.wire.errors import ErrorReply, rpc_error
-from lockd.wire.frames import Frame, FrameType, Status, encode_reply
+from lockd.wire.errors import ErrorReply, rpc_error, signed
+from lockd.wire.frames import Frame, FrameType, Status, encode_reply, without_descriptors
 
 LOCK_SERVER: Final = "virtlockd"
 ADMIN_SERVER: Final = "admin"
@@ -148,12 +148,19 @@ class Server:
     # Calls
 
     def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes; None where it will be sent later, empty where there is none."""
+        """Return the reply's bytes; None where it will be sent later, empty where there is none.
+
+        :raises FrameError: the client cannot be followed any further.
+        """
         if call.type != FrameType.CALL:
-            return _answer_message(call)
+            if call.type != FrameType.CALL_WITH_FDS:
+                return _answer_message(call)
+            call = without_descriptors(call)
         program = self._programs.get((call.program, call.version))
         if program is None:
-            return error_reply(call, rpc_error(f"Cannot find program {call.program} version {call.version}"))
+            return error_reply(
+                call, rpc_error(f"Cannot find program {signed(call.program)} version {signed(call.version)}")
+            )
         if call.status != Status.OK:
             return error_reply(call, rpc_error(f"Unexpected message status {call.status}"))
         return program.answer(session, call)

@@ -26,7 +26,10 @@ class Server(Protocol):
     payload_kept: int
 
     def answer(self, session: "Session", call: Frame) -> bytes | None:
-        """Return the reply's bytes; None where they will come later, empty where there are none."""
+        """Return the reply's bytes; None where they will come later, empty where there are none.
+
+        :raises FrameError: the client cannot be followed any further.
+        """
 
     def ended(self, session: "Session") -> None:
         """Forget a client whose connection ends."""
@@ -136,22 +139,25 @@ class Session:
     def _serve(self) -> None:
         """Answer the calls that have arrived, as many as one turn allows."""
         replies = []
-        for _ in range(_CALLS_PER_TURN):
-            if self.closed or self.waiting_call or self._output:
-                break
-            call = self.reader.next_frame()
-            if call is None:
-                break
-            reply = self._server.answer(self, call)
-            if reply is None:
-                self.waiting_call = call
-                self._watch_what_matters()
+        try:
+            for _ in range(_CALLS_PER_TURN):
+                if self.closed or self.waiting_call or self._output:
+                    break
+                call = self.reader.next_frame()
+                if call is None:
+                    break
+                reply = self._server.answer(self, call)
+                if reply is None:
+                    self.waiting_call = call
+                    self._watch_what_matters()
+                else:
+                    replies.append(reply)
             else:
-                replies.append(reply)
-        else:
-            self._reactor.again(self._serve_on)
-        if replies:
-            self._send(b"".join(replies))
+                self._reactor.again(self._serve_on)
+        finally:
+            # Also where a bad frame follows good calls: what was done for those has to be said.
+            if replies:
+                self._send(b"".join(replies))
 
     def _serve_on(self) -> None:
         self._on_ready(0)

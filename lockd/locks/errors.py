@@ -63,7 +63,9 @@ class NotOwner(LockError):
     """Release by an owner who is not among the resource's."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__(f"owner {pid} does not hold the resource lock")
+        # A pid is signed to the kernel and to virtlockd, though the protocol sends it unsigned.
+        signed = pid - 2**32 if pid >= 2**31 else pid
+        super().__init__(f"owner {signed} does not hold the resource lock")
 
 
 class SystemCallFailed(LockError):

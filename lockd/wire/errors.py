@@ -130,3 +130,8 @@ def unsupported_flags(flags: int, function: str) -> ErrorReply:
 def rpc_error(message: str) -> ErrorReply:
     """Return the error for a call that no program could take."""
     return ErrorReply(ErrorCode.RPC, ErrorDomain.RPC, message, str1="%s", str2=message)
+
+
+def signed(number: int) -> int:
+    """Return what virtlockd makes of an unsigned 32-bit number when it prints it: its messages say %d."""
+    return number - 2**32 if number >= 2**31 else number

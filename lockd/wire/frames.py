@@ -74,6 +74,18 @@ def encode_reply(call: Frame, payload: bytes = _NO_BYTES, status: int = Status.O
     return encode(call.program, call.version, call.procedure, FrameType.REPLY, call.serial, status, payload)
 
 
+def without_descriptors(call: Frame) -> Frame:
+    """Return a CALL_WITH_FDS as the plain call that it is where it brings no descriptors.
+
+    Its payload begins with their number. No procedure here takes any, so a peer that sends some is lost.
+
+    :raises FrameError: it brings descriptors, or does not say how many.
+    """
+    if call.payload[: _LENGTH.size] != bytes(_LENGTH.size):
+        raise FrameError("a call with descriptors")
+    return call._replace(type=FrameType.CALL, payload=call.payload[_LENGTH.size :])
+
+
 class FrameReader:
     """Cuts a byte stream into frames.
 
