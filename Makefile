@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
 # What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
 TEST_PACKAGES := libvirt-clients libvirt-daemon-system qemu-system-x86
 
-.PHONY: help venv run test lint bench bench-check requirements clean
+.PHONY: help venv run test soak lint bench bench-check requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ run: $(VENV)/.run ## show the main job: a disk is locked, looked at, refused to 
 test: $(VENV)/.dev ## run all tests
 	@scripts/system-packages $(TEST_PACKAGES) || true
 	$(BIN)/pytest
+
+CALLS ?= 1000000
+SEED ?=
+
+soak: $(VENV)/.dev ## CALLS=1000000 SEED=random: random calls to lockd and virtlockd side by side, compared
+	@scripts/system-packages $(TEST_PACKAGES) || true
+	$(BIN)/python -m tests.differential.soak $(CALLS) $(SEED)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
