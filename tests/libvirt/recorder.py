@@ -1,0 +1,62 @@
+"""A lock daemon that grants everything and remembers what it was asked for: it shows what libvirt's plugin says."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lockd.wire import lock
+from lockd.wire.frames import FrameReader, encode_reply
+from lockd.wire.lock import AcquireFlags, Procedure, ResourceArguments
+
+
+class Recorder:
+    """What one libvirtd has asked for, in its order."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.created: list[str] = []
+        self.acquired: list[ResourceArguments] = []
+        self._listener = listener
+
+    def serve(self) -> None:
+        """Serve every connection until the listener is shut down."""
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        reader = FrameReader(lock.ARGUMENTS_MAX)
+        with connection:
+            while data := connection.recv(65536):
+                reader.feed(data)
+                while (call := reader.next_frame()) is not None:
+                    self._note(call.procedure, call.payload)
+                    connection.sendall(encode_reply(call))
+
+    def _note(self, procedure: int, payload: bytes) -> None:
+        if procedure == Procedure.CREATE_LOCKSPACE:
+            self.created.append(lock.decode_create_lockspace(payload))
+        elif procedure == Procedure.ACQUIRE_RESOURCE:
+            arguments = lock.decode_resource(payload)
+            self.acquired.append(arguments._replace(flags=AcquireFlags(arguments.flags)))
+
+
+@contextmanager
+def recording_daemon(path: Path) -> Iterator[Recorder]:
+    """Listen where libvirt looks for its lock daemon."""
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        recorder = Recorder(listener)
+        thread = threading.Thread(target=recorder.serve)
+        thread.start()
+        try:
+            yield recorder
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
