@@ -18,6 +18,7 @@ from lockd.daemon.sockets import Listeners
 from lockd.daemon.status_program import StatusProgram
 from lockd.daemon.tasks import Tasks
 from lockd.locks.mounts import MountTable
+from lockd.locks.resource import State
 from lockd.locks.table import LockTable
 from lockd.wire import lock, status
 
@@ -70,7 +71,8 @@ class Daemon:
         )
 
     def _holds_any(self, pid: int) -> bool:
-        return bool(self.table.holdings(pid))
+        # What it is only waiting for, or is giving back, it does not write to.
+        return any(resource.state is State.HELD for resource in self.table.holdings(pid))
 
     @property
     def servers(self) -> list[Server]:

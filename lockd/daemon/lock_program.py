@@ -180,4 +180,7 @@ def _owner_pid(session: Session) -> int:
         raise Refused(_RESTRICTED)
     if session.owner is None:
         raise Refused(_UNREGISTERED)
+    if session.owner.dead.is_set():
+        # Nobody would end its locks, and a later process of its pid may hold others.
+        raise Refused(operation_invalid(f"owner process {session.owner.pid} has ended"))
     return session.owner.pid

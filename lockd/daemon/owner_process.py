@@ -22,7 +22,7 @@ class OwnerProcess:
     """An owner and its process.
 
     :ivar details: what the owner's latest REGISTER said of it.
-    :ivar pidfd: the process; None where there is none of this pid that can be seen from here.
+    :ivar pidfd: the process; None once it is watched no more, and where none of this pid can be seen from here.
     :ivar dead: set once the process has ended; a zombie is dead.
     :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
     """
@@ -44,7 +44,7 @@ class OwnerProcess:
     def has_ended(self) -> bool:
         """Whether the process is known to have ended, by asking the kernel now."""
         if self.pidfd is None:
-            return False
+            return self.dead.is_set()
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))

@@ -84,7 +84,8 @@ class Owners:
         if process is None:
             return
         self._leave(process)
-        if session.peer_pid != process.pid or not self._holds_any(process.pid):
+        # What a later process of a dead owner's pid holds is no business of the dead one's connection.
+        if process.dead.is_set() or session.peer_pid != process.pid or not self._holds_any(process.pid):
             return
         if process.pidfd is None or process.has_ended():
             self._ended(process)
@@ -127,7 +128,8 @@ class Owners:
 
     def _leave(self, process: OwnerProcess) -> None:
         process.sessions -= 1
-        if process.sessions == 0 and not self._holds_any(process.pid):
+        # One that is being killed is watched until it is dead, also when somebody has released its locks.
+        if process.sessions == 0 and process.fencing_since is None and not self._holds_any(process.pid):
             self._discard(process)
 
     def _discard(self, process: OwnerProcess) -> None:
@@ -136,6 +138,8 @@ class Owners:
             if process.pidfd is not None:
                 self._reactor.forget(process.pidfd)
                 os.close(process.pidfd)
+                # The number is another descriptor's at once, maybe of another owner.
+                process.pidfd = None
 
 
 def _open_pidfd_for(session: Session, pid: int) -> int | None:

@@ -7,14 +7,15 @@ import fcntl
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
-from tests.private_daemon import LOCKD, private_daemon
+from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
 from tests.trouble.guest import Guest
+from tests.trouble.stopwatch import Stopwatch
 
 MANNERS = ("live", "deaf", "stopped", "zombie")
 LONGEST = 60.0  # seconds until a lock that is not released counts as lost: virtlockd needs about 40
@@ -59,15 +60,15 @@ class Observation:
             )
 
 
-def observe(socket_path: Path, directory: Path, of_each: int = 4) -> Observation:
+def observe(daemon: PrivateDaemon, directory: Path, of_each: int = 4) -> Observation:
     """Make the holders, drop their connections, and call on as another guest until every lock is released."""
     with ExitStack() as stack:
         holders = [
-            Holder(manner, stack.enter_context(Guest(socket_path)), directory / f"{manner}{number}")
+            Holder(manner, stack.enter_context(Guest(daemon.socket)), directory / f"{manner}{number}")
             for manner in MANNERS
             for number in range(of_each)
         ]
-        bystander = stack.enter_context(Guest(socket_path, patience=LONGEST))
+        bystander = stack.enter_context(Guest(daemon.socket, patience=LONGEST))
         for holder in holders:
             holder.path.touch()
             holder.guest.acquire(holder.path)
@@ -75,6 +76,7 @@ def observe(socket_path: Path, directory: Path, of_each: int = 4) -> Observation
         own = directory / "bystander"
         own.touch()
         observation = Observation(holders)
+        stopwatch = Stopwatch(daemon.pid)
         start = time.monotonic()
         threads = [
             Thread(target=watch, args=[holder, start], daemon=True)
@@ -87,7 +89,9 @@ def observe(socket_path: Path, directory: Path, of_each: int = 4) -> Observation
             holder.guest.drop_connection()
         while any(thread.is_alive() for thread in threads):
             assert time.monotonic() - start < LONGEST, "\n".join(observation.report())
-            observation.waits += [_seconds(bystander.acquire, own), _seconds(bystander.release, own)]
+            observation.waits += [
+                stopwatch.time(call, own) for call in (bystander.acquire, bystander.release)
+            ]
         return observation
 
 
@@ -116,12 +120,6 @@ def _watch_lock(holder: Holder, start: float) -> None:
         holder.released = time.monotonic() - start
 
 
-def _seconds(call: Callable[..., None], *arguments: object) -> float:
-    start = time.monotonic()
-    call(*arguments)
-    return time.monotonic() - start
-
-
 def main() -> None:
     """Measure the daemon that the command line names, ours by default."""
     program = Path(sys.argv[1]) if len(sys.argv) > 1 else LOCKD
@@ -129,7 +127,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="holders-") as directory,
         private_daemon(Path(directory, "daemon"), program) as daemon,
     ):
-        print(program, *observe(daemon.socket, Path(directory)).report(), sep="\n")
+        print(program, *observe(daemon, Path(directory)).report(), sep="\n")
 
 
 if __name__ == "__main__":

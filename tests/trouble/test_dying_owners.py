@@ -15,6 +15,7 @@ from tests.trouble.conftest import MakeGuest
 from tests.trouble.dropping_holders import observe
 from tests.trouble.guest import Guest, Refused
 from tests.trouble.hanging_filesystem import HangingFilesystem
+from tests.trouble.stopwatch import Stopwatch
 from tests.waiting import wait_until
 
 NO_PROCESS = 4194303  # one below the largest pid_max (proc(5)): far from any that is in use
@@ -72,7 +73,7 @@ def with_pid(pid: int, start: Callable[[], Started]) -> Started:
 def test_sixteen_holders_drop_out_at_once(
     daemon: PrivateDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    observation = observe(daemon.socket, tmp_path)
+    observation = observe(daemon, tmp_path)
     with capsys.disabled():
         print("", *observation.report(), sep="\n")
     assert observation.worst_wait < 0.1
@@ -91,7 +92,7 @@ def test_the_same_scenario_shows_what_virtlockd_does(
 ) -> None:
     """It stalls everybody and releases locks whose holders live: the scenario sees what it is to see."""
     with private_daemon(tmp_path / "daemon", VIRTLOCKD) as daemon:
-        observation = observe(daemon.socket, tmp_path, of_each=1)
+        observation = observe(daemon, tmp_path, of_each=1)
     with capsys.disabled():
         print("", VIRTLOCKD, *observation.report(), sep="\n")
     assert observation.worst_wait > 1
@@ -151,12 +152,13 @@ def test_a_reused_pid_is_not_the_owner(make_guest: MakeGuest, disk: Path) -> Non
 def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connection_ends(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
 ) -> None:
-    first, taker = make_guest(), make_guest()
+    leaving, first, taker = make_guest(), make_guest(), make_guest()
     first.acquire(disk)
     first.kill()
     first.reap()
     wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
     taker.release(disk)
+    leaving.drop_connection()  # the next guest gets its descriptors, and the first one's stay free
     with with_pid(first.pid, lambda: Guest(daemon.socket)) as second:
         second.acquire(disk)
         first.drop_connection()
@@ -164,6 +166,44 @@ def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connectio
         assert not can_acquire(taker, disk)
         assert not second.is_dead
         second.release(disk)
+
+
+@needs_to_choose_pids
+def test_a_dead_owners_connection_takes_nothing_from_the_next_process_of_its_pid(
+    daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
+) -> None:
+    """Whoever has inherited that connection speaks for a process that is no more."""
+    free = tmp_path / "free"
+    free.touch()
+    first = make_guest()
+    first.kill()
+    first.reap()
+    with with_pid(first.pid, lambda: Guest(daemon.socket)) as second:
+        second.acquire(disk)
+        for call, path in ((first.release, disk), (first.acquire, free)):
+            with pytest.raises(Refused, match=f"owner process {first.pid} has ended"):
+                call(path)
+        assert not can_acquire(make_guest(), disk)
+        second.release(disk)
+
+
+def test_only_the_holder_is_fenced_when_libvirtd_releases_its_locks_meanwhile(
+    make_guest: MakeGuest, disk: Path
+) -> None:
+    """The holder has no lock and no connection left then, and the next guest gets the descriptors of both."""
+    holder = make_guest()
+    holder.ignore_sigterm()
+    holder.acquire(disk)
+    holder.drop_connection()
+    libvirtd = make_guest(owner_pid=holder.pid)
+    libvirtd.release(disk)
+    libvirtd.drop_connection()
+    guest = make_guest()
+    guest.acquire(disk)
+    holder.wait_for_death()
+    assert holder.reap() == signal.SIGKILL
+    assert not guest.is_dead
+    guest.release(disk)
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "disconnected"])
@@ -197,6 +237,7 @@ def test_an_owner_that_is_no_process_of_this_host_keeps_its_lock(make_guest: Mak
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["process", "thread"])
 def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
+    daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
     make_guest: MakeGuest,
     disk: Path,
@@ -220,15 +261,13 @@ def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
     holder.drop_connection()
     filesystem.wait_for("interrupt")  # the kernel asks the server to hurry, because a signal has come
     worst = 0.0
+    stopwatch = Stopwatch(daemon.pid)
     start = time.monotonic()
     while time.monotonic() - start < 4:  # virtlockd gives up after 3
-        called = time.monotonic()
         assert not can_acquire(bystander, disk)
-        bystander.acquire(own)
-        bystander.release(own)
-        worst = max(worst, time.monotonic() - called)
+        worst = max(worst, *(stopwatch.time(call, own) for call in (bystander.acquire, bystander.release)))
     with capsys.disabled():
-        print(f"\nworst wait of an unrelated client: {worst * 1000:.1f} ms for three calls")
+        print(f"\nworst wait of an unrelated client: {worst * 1000:.1f} ms")
     assert worst < 0.1
     assert not holder.is_dead
     filesystem.release_all()

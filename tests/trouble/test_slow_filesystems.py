@@ -12,6 +12,7 @@ from tests.private_daemon import PrivateDaemon
 from tests.trouble.conftest import MakeGuest, Stage
 from tests.trouble.guest import Guest, Refused
 from tests.trouble.hanging_filesystem import TOO_LONG, HangingFilesystem, ServerLock
+from tests.trouble.stopwatch import Stopwatch
 from tests.waiting import wait_until
 
 SHORT = 0.1  # seconds: what nobody may wait for somebody else's trouble
@@ -19,14 +20,16 @@ ATTENTION = 0.2  # seconds for which calls are made to see that
 UPGRADE = 2.0  # seconds, enough for a live upgrade to be done
 LONGEST_UPGRADE = 1.0  # seconds that clients may wait for one: Python and trio start anew
 LONGEST_SHUTDOWN = 2.0  # seconds
+LONGER_THAN_IT_TAKES_TO_FENCE = 0.5  # seconds; a holder that lives is sent SIGTERM after 0.1
 HUNG_CALLS = 25  # for each of two servers: together more than the 40 threads that trio has by default
 
 
 class Bystander:
     """A guest with a local disk, who is to notice nothing."""
 
-    def __init__(self, guest: Guest, directory: Path) -> None:
+    def __init__(self, guest: Guest, directory: Path, daemon: PrivateDaemon) -> None:
         self.guest = guest
+        self._stopwatch = Stopwatch(daemon.pid)
         self.disk = directory / f"{guest.name}.disk"
         self.disk.touch()
 
@@ -34,16 +37,15 @@ class Bystander:
         """Make calls one after the other for that long; the longest that one took, in seconds."""
         worst = 0.0
         end = time.monotonic() + seconds
-        while (start := time.monotonic()) < end:
-            self.guest.acquire(self.disk)
-            self.guest.release(self.disk)
-            worst = max(worst, time.monotonic() - start)
+        while time.monotonic() < end:
+            for call in (self.guest.acquire, self.guest.release):
+                worst = max(worst, self._stopwatch.time(call, self.disk))
         return worst
 
 
 @pytest.fixture
-def bystander(make_guest: MakeGuest, tmp_path: Path) -> Bystander:
-    return Bystander(make_guest(), tmp_path)
+def bystander(daemon: PrivateDaemon, make_guest: MakeGuest, tmp_path: Path) -> Bystander:
+    return Bystander(make_guest(), tmp_path, daemon)
 
 
 @pytest.fixture
@@ -171,7 +173,9 @@ def test_two_hung_servers_do_not_hold_up_a_healthy_one(
 ) -> None:
     hung, healthy = [stage.mount("hung1"), stage.mount("hung2")], stage.mount("healthy")
     daemon = stage.start_daemon()
-    bystanders = [Bystander(stage.start_guest(daemon), directory) for directory in (tmp_path, healthy.path)]
+    bystanders = [
+        Bystander(stage.start_guest(daemon), directory, daemon) for directory in (tmp_path, healthy.path)
+    ]
     waiting: list[tuple[Guest, Path]] = []
     for server in hung:
         disks = [server.path / str(number) for number in range(HUNG_CALLS)]
@@ -218,12 +222,13 @@ def test_a_guest_that_dies_while_its_acquire_hangs_gets_no_lock(
 
 
 def test_a_guest_that_only_leaves_while_its_acquire_hangs_is_not_killed(
-    filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest
+    filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
     """It never was told that it had the lock."""
     guest, rival = make_guest(), make_guest()
     hang_in_acquire(guest, filesystem, remote, "open")
     guest.drop_connection()
+    bystander.worst_wait(LONGER_THAN_IT_TAKES_TO_FENCE)
     filesystem.release_all()
     wait_until(lambda: can_acquire(rival, remote), "the file is free")
     assert not guest.is_dead
