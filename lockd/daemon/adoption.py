@@ -88,6 +88,8 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
         if process.fencing_since is not None:
             daemon.owners.fence(process)
     _finish_releases(daemon, extra.get("releasing", []))
+    # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
+    daemon.log.adopt(extra.get("log", {}))
     _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 

@@ -7,9 +7,11 @@ from typing import Final
 import trio
 
 from lockd.daemon import systemd
+from lockd.daemon.admin_program import AdminProgram
 from lockd.daemon.config import Config
 from lockd.daemon.lock_program import LockProgram
 from lockd.daemon.locker import Locker
+from lockd.daemon.log import Log
 from lockd.daemon.mount_watch import watch_mounts
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
@@ -20,10 +22,7 @@ from lockd.daemon.tasks import Tasks
 from lockd.locks.mounts import MountTable
 from lockd.locks.resource import State
 from lockd.locks.table import LockTable
-from lockd.wire import lock, status
-
-_ADMIN_PAYLOAD_MAX: Final = 4 * 1024 * 1024 + 65536
-"""Bytes of the largest arguments of the admin program: a string of 4 MiB, and some more."""
+from lockd.wire import admin, lock, status
 
 _HOUSEKEEPING_SECONDS: Final = 1
 
@@ -33,11 +32,15 @@ _logger = logging.getLogger(__name__)
 class Daemon:
     """A running daemon.
 
+    :ivar log: the log; the table shares its inodes, as a log file is not to be locked.
     :ivar timeout: seconds without clients and locks after which it ends, or None.
     :ivar pid_file: descriptor of the locked pid file.
     """
 
-    def __init__(self, config: Config, timeout: int | None, pid_file: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, config: Config, log: Log, timeout: int | None, pid_file: int, nursery: trio.Nursery
+    ) -> None:
+        self.log = log
         self.timeout = timeout
         self.pid_file = pid_file
         self._stop = trio.Event()
@@ -46,7 +49,7 @@ class Daemon:
         self._next_client_ids: list[int] = []
         self._told_status = ""
         self.reactor = Reactor()
-        self.table = LockTable()
+        self.table = LockTable(log.inodes)
         # A client that locks the pid file must not end the daemon's own lock on it.
         self.table.inodes.adopt(pid_file, "the daemon itself")
         self.mounts = MountTable()
@@ -64,9 +67,12 @@ class Daemon:
         self.admin_server = Server(
             "admin",
             self.reactor,
-            {(status.PROGRAM, status.VERSION): status_program},
+            {
+                (admin.PROGRAM, admin.VERSION): AdminProgram(self),
+                (status.PROGRAM, status.VERSION): status_program,
+            },
             Limits(config.admin_max_clients, config.admin_max_clients),
-            payload_kept=_ADMIN_PAYLOAD_MAX,
+            payload_kept=admin.ARGUMENTS_MAX,
             on_end=lambda _session: None,
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from lockd.daemon.log_sinks import LogFile
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.locks.errors import Busy
 from lockd.locks.resource import Resource, State
@@ -24,6 +25,8 @@ def busy_message(error: Busy, owner_of: Callable[[int], OwnerProcess | None]) ->
         return f"{error} {action} {owners}{others}"
     if isinstance(holder, int):
         return f"{error} by {_process_words(holder)}"
+    if isinstance(holder, str | LogFile):
+        return f"{error} by {holder}"
     return str(error)
 
 

@@ -1,16 +1,202 @@
-"""Logging, to where the configuration says."""
+"""The log: which messages are wanted, and where they go.
+
+Python's ``logging`` underneath. A filter becomes the level of the loggers that it matches, so a message that
+nobody wants costs one look-up, with or without filters.
+"""
 
 import logging
-import sys
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
 
-from lockd.daemon.config import Config
+from lockd.daemon.log_settings import (
+    Level,
+    LogSettingError,
+    LogSettings,
+    Output,
+    parse_filters,
+    parse_outputs,
+)
+from lockd.daemon.log_sinks import LogFile, Sink, level_of, open_sink
+from lockd.locks.inodes import Claimed, Inodes
 
-_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_LEVELS: Final = {
+    Level.DEBUG: logging.DEBUG,
+    Level.INFO: logging.INFO,
+    Level.WARNING: logging.WARNING,
+    Level.ERROR: logging.ERROR,
+}
+
+_LIBVIRT_NAMES: Final = {
+    "lockd.locks": "locking.lock_daemon util.lockspace",
+    "lockd.daemon": "locking.lock_daemon",
+    "lockd.daemon.admin_program": "admin.admin_server daemon.admin",
+    "lockd.daemon.reactor": "util.event",
+    "lockd.daemon.server": "rpc.netserver",
+    "lockd.daemon.session": "rpc.netserverclient rpc.netmessage rpc.netsocket",
+    "lockd.daemon.systemd": "util.systemd",
+    "lockd.wire": "rpc.netmessage",
+}
+"""The names that virtlockd gives to what a package or module does: filters that were written for it go on
+working. The longest one that fits counts."""
+
+_EARLY_MAX: Final = 1000
+
+_logger = logging.getLogger(__name__)
 
 
-def configure(config: Config, *, verbose: bool) -> None:
-    """Log from now on; ``verbose`` means information where the configuration says nothing else."""
-    level = _LEVELS[config.log_level or (2 if verbose else 3)]
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+class Log:
+    """Hands every message that is wanted to every output that wants it.
+
+    Until ``open`` is called messages are kept, and handed over then.
+
+    :ivar filters: other levels for parts of the daemon; the first one that matches counts.
+    :ivar outputs: where messages go.
+    :ivar inodes: among them its files are claimed.
+    """
+
+    def __init__(self, settings: LogSettings, inodes: Inodes) -> None:
+        self.filters = settings.filters
+        self.outputs = settings.outputs
+        self._level = settings.level
+        self._default_output = settings.default_output
+        self.inodes = inodes
+        self._sinks: list[tuple[Level, Sink]] = []
+        self._files: set[LogFile] = set()
+        self._early: list[logging.LogRecord] | None = []
+        self._changed: dict[str, str] = {}
+        logging.getLogger().addHandler(_ToLog(self))
+        self._set_levels()
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Hand a message over."""
+        if self._early is not None:
+            if len(self._early) < _EARLY_MAX:
+                self._early.append(record)
+            return
+        level = level_of(record)
+        for threshold, sink in self._sinks:
+            if level >= threshold:
+                sink.write(record)
+
+    # Settings
+
+    def open(self) -> None:
+        """Open the outputs that were set at the start.
+
+        :raises LogSettingError: one cannot be opened.
+        """
+        self._open(self.outputs)
+
+    def set_filters(self, text: str) -> None:
+        """Set the filters, until the daemon ends.
+
+        :raises LogSettingError: the text is wrong; nothing has changed.
+        """
+        self.filters = parse_filters(text)
+        self._changed["filters"] = text
+        self._set_levels()
+
+    def set_outputs(self, text: str) -> None:
+        """Set the outputs, until the daemon ends; without any, the default one is set.
+
+        :raises LogSettingError: the text is wrong, or a file cannot be opened; nothing has changed.
+        """
+        self._open(parse_outputs(text) or [self._default_output])
+        self._changed["outputs"] = text
+
+    def _open(self, outputs: list[Output]) -> None:
+        sinks: list[tuple[Level, Sink]] = []
+        try:
+            for output in outputs:
+                if output.destination == "file" and output == self._default_output:
+                    _make_directory(output)
+                sinks.append((output.level, open_sink(output, self.inodes)))
+        except LogSettingError:
+            self._close_files_but(self._files, among=_files(sinks))
+            raise
+        self.outputs = outputs
+        self._sinks = sinks
+        self._close_files_but(_files(sinks), among=self._files)
+        self._files = _files(sinks)
+        self._set_levels()
+        early, self._early = self._early, None
+        for record in early or ():
+            self.write(record)
+
+    def _close_files_but(self, kept: set[LogFile], *, among: set[LogFile]) -> None:
+        for file in among - kept:
+            # Nothing else has the inode open, and nothing is locked on it: it was claimed all the time.
+            with suppress(OSError):
+                self.inodes.close(file.claim)
+
+    def _set_levels(self) -> None:
+        threshold = min(output.level for output in self.outputs)
+        root = logging.getLogger()
+        root.setLevel(_LEVELS[max(self._level, threshold)])
+        for name, logger in root.manager.loggerDict.items():
+            if isinstance(logger, logging.Logger):
+                logger.setLevel(_LEVELS[max(self._level_of(name), threshold)])
+
+    def _level_of(self, name: str) -> Level:
+        names = [name, *_libvirt_names(name)]
+        for filter_ in self.filters:
+            if any(map(filter_.matches, names)):
+                return filter_.level
+        return self._level
+
+    # Hand-over
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the next program has to know: what was set while this one ran, and the open files."""
+        return {**self._changed, "files": [file.claim.fd for file in self._files]}
+
+    def adopt(self, document: dict[str, Any]) -> None:
+        """Go on as the log that ``document`` describes; what nobody has set comes from the configuration.
+
+        The outputs are open then; standard error is where one cannot be opened.
+        """
+        for fd in document.get("files", ()):
+            with suppress(OSError, Claimed):
+                os.set_inheritable(fd, False)
+                self._files.add(LogFile(self.inodes.adopt(fd, None)))
+        try:
+            if "filters" in document:
+                self.set_filters(document["filters"])
+            if "outputs" in document:
+                self.set_outputs(document["outputs"])
+            else:
+                self.open()
+        except LogSettingError as error:
+            self._open([Output(self._level, "stderr")])
+            _logger.error("the log goes to standard error: %s", error)
+
+
+class _ToLog(logging.Handler):
+    """Where ``logging`` hands over to a log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write(record)
+
+
+def _files(sinks: Iterable[tuple[Level, Sink]]) -> set[LogFile]:
+    return {sink for _, sink in sinks if isinstance(sink, LogFile)}
+
+
+def _libvirt_names(name: str) -> list[str]:
+    while name:
+        if name in _LIBVIRT_NAMES:
+            return _LIBVIRT_NAMES[name].split()
+        name = name.rpartition(".")[0]
+    return []
+
+
+def _make_directory(output: Output) -> None:
+    with suppress(OSError):
+        Path(output.name or "").parent.mkdir(parents=True, exist_ok=True)

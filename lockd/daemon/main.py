@@ -5,21 +5,24 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import trio
 
-from lockd.daemon import log, pidfile, state_file, systemd
+from lockd.daemon import pidfile, state_file, systemd
 from lockd.daemon.adoption import adopt, adopt_leftovers, adopt_listeners, adopt_pid_file
 from lockd.daemon.background import go_into_background
 from lockd.daemon.config import Config, read_config
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.handover import HandOver, own_command
+from lockd.daemon.log import Log
+from lockd.daemon.log_settings import LogSettingError, settings_at_start
 from lockd.daemon.options import Options, parse_options
 from lockd.daemon.sockets import Listeners, listen
+from lockd.locks.inodes import Inodes
 from lockd.wire.addresses import Addresses, own_addresses
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
@@ -39,8 +42,7 @@ def main() -> None:
 
 def _run(options: Options, addresses: Addresses) -> None:
     state = state_file.take(addresses.state_file)
-    config = _config(options, addresses, must_go_on=state is not None)
-    log.configure(config, verbose=options.verbose)
+    config, log = _config_and_log(options, addresses, must_go_on=state is not None)
     _allow_many_descriptors()
     started: Callable[[], None] = lambda: None  # noqa: E731
     if state is not None:
@@ -50,32 +52,51 @@ def _run(options: Options, addresses: Addresses) -> None:
             pid_file = pidfile.acquire(options.pid_file)
         listeners = adopt_listeners(state)
     else:
+        _open(log)
         if options.daemon:
             started = go_into_background()
         _make_directories(addresses, options)
         pid_file = pidfile.acquire(options.pid_file)
         listeners = _listeners(addresses)
     try:
-        trio.run(_serve, config, options, addresses, listeners, pid_file, state, started)
+        trio.run(_serve, config, log, options, addresses, listeners, pid_file, state, started)
     finally:
         for path in (*listeners.made, options.pid_file):
             with suppress(OSError):
                 path.unlink()
 
 
-def _config(options: Options, addresses: Addresses, *, must_go_on: bool) -> Config:
-    """Return the configuration; a daemon that holds locks goes on with the defaults where that is wrong."""
+def _config_and_log(options: Options, addresses: Addresses, *, must_go_on: bool) -> tuple[Config, Log]:
+    """Return what is configured; a daemon that holds locks goes on with the defaults where that is wrong."""
+    file = options.config or addresses.config_file
+
+    def log_of(config: Config, environment: Mapping[str, str]) -> Log:
+        settings = settings_at_start(
+            config, file, environment, verbose=options.verbose, background=options.daemon
+        )
+        return Log(settings, Inodes())
+
     try:
-        return read_config(options.config or addresses.config_file, required=options.config is not None)
+        config = read_config(file, required=options.config is not None)
+        return config, log_of(config, os.environ)
     except Failure as failure:
         if not must_go_on:
             raise
-        print(f"virtlockd: {failure}; the daemon goes on with the defaults", file=sys.stderr)
-        return Config()
+        log = log_of(Config(), {})
+        _logger.error("the daemon goes on with the default configuration: %s", failure)
+        return Config(), log
+
+
+def _open(log: Log) -> None:
+    try:
+        log.open()
+    except LogSettingError as error:
+        raise Failure(f"log_outputs: {error}") from None
 
 
 async def _serve(
     config: Config,
+    log: Log,
     options: Options,
     addresses: Addresses,
     listeners: Listeners,
@@ -85,7 +106,7 @@ async def _serve(
 ) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            daemon = Daemon(config, options.timeout, pid_file, nursery)
+            daemon = Daemon(config, log, options.timeout, pid_file, nursery)
             hand_over = HandOver(daemon, own_command(), addresses.state_file)
             nursery.start_soon(_handle_signals, signals, daemon, hand_over, nursery)
             if state is not None:

@@ -40,6 +40,7 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
         "lockd": {
             "timeout": daemon.timeout,
             "pid_file": daemon.pid_file,
+            "log": daemon.log.describe(),
             "releasing": releasing,
             "owners": [_owner(process) for process in daemon.owners],
         },

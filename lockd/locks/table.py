@@ -30,8 +30,8 @@ DIRECT = ""
 class LockTable:
     """All lockspaces of a daemon and what is held in them. It belongs to one thread."""
 
-    def __init__(self) -> None:
-        self.inodes = Inodes()
+    def __init__(self, inodes: Inodes | None = None) -> None:
+        self.inodes = inodes or Inodes()
         self._lockspaces: dict[str, dict[str, Resource]] = {DIRECT: {}}
         self._holdings: dict[int, dict[Resource, None]] = {}
 

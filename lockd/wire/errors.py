@@ -18,7 +18,10 @@ class ErrorCode(IntEnum):
     SYSTEM_ERROR = 38
     RPC = 39
     OPERATION_INVALID = 55
+    ARGUMENT_UNSUPPORTED = 74
     RESOURCE_BUSY = 87
+    NO_SERVER = 95
+    NO_CLIENT = 96
 
 
 class ErrorDomain(IntEnum):
@@ -27,6 +30,7 @@ class ErrorDomain(IntEnum):
     NONE = 0
     RPC = 7
     LOCKSPACE = 51
+    ADMIN = 62
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,26 @@ def system_error(detail: str, errno: int, domain: ErrorDomain = ErrorDomain.LOCK
     return ErrorReply(ErrorCode.SYSTEM_ERROR, domain, detail, str1="%s", str2=detail, int1=errno)
 
 
-def unsupported_flags(flags: int, function: str) -> ErrorReply:
+def unsupported_argument(detail: str) -> ErrorReply:
+    """Return the error for an argument that is not among the possible ones."""
+    return _formatted(ErrorCode.ARGUMENT_UNSUPPORTED, ErrorDomain.NONE, "argument unsupported: %s", detail)
+
+
+def no_server(detail: str, domain: ErrorDomain) -> ErrorReply:
+    """Return the error for the name of a server that the daemon does not have."""
+    return _formatted(ErrorCode.NO_SERVER, domain, "Server not found: %s", detail)
+
+
+def no_client(detail: str, domain: ErrorDomain) -> ErrorReply:
+    """Return the error for the number of a client that is not connected."""
+    return _formatted(ErrorCode.NO_CLIENT, domain, "Client not found: %s", detail)
+
+
+def unsupported_flags(flags: int, function: str, domain: ErrorDomain = ErrorDomain.RPC) -> ErrorReply:
     """Return the error for flag bits that ``function`` does not know."""
     return ErrorReply(
         ErrorCode.INVALID_ARG,
-        ErrorDomain.RPC,
+        domain,
         f"unsupported flags (0x{flags:x}) in function {function}",
         str1=function,
         str2="flags",

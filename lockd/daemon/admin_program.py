@@ -1,0 +1,399 @@
+"""The admin program: what each call of ``virt-admin`` does to the daemon's servers, clients and log.
+
+Names, order and error texts are virtlockd's, as measured; ``virt-admin`` shows them to its user.
+"""
+
+import grp
+import pwd
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from lockd.daemon.log_settings import LogSettingError
+from lockd.daemon.server import Server, error_reply
+from lockd.daemon.session import Session
+from lockd.wire import admin
+from lockd.wire.admin import Arguments, Client, Parameter, ParameterType, Procedure, ShutdownFlags
+from lockd.wire.errors import (
+    ErrorDomain,
+    ErrorReply,
+    internal_error,
+    invalid_argument,
+    no_client,
+    no_server,
+    operation_invalid,
+    rpc_error,
+    system_error,
+    unsupported_argument,
+    unsupported_flags,
+)
+from lockd.wire.frames import Frame, encode_reply
+from lockd.wire.xdr import DecodeError
+
+if TYPE_CHECKING:
+    from lockd.daemon.daemon import Daemon
+
+LIBVIRT_VERSION: Final = (9, 0, 0)
+"""The libvirt whose daemon this one has been measured against, and whose admin program it speaks."""
+
+_PRIORITY_WORKERS_MAX: Final = 1024
+"""lockd has no workers, and only keeps the number for virtlockd, which starts a thread for each of them: asked for
+four billion it aborts, and all locks are lost."""
+
+_FUNCTIONS: Final = {
+    Procedure.CONNECT_OPEN: "adminDispatchConnectOpen",
+    Procedure.LIST_SERVERS: "adminConnectListServers",
+    Procedure.GET_THREADPOOL_PARAMETERS: "adminServerGetThreadPoolParameters",
+    Procedure.SET_THREADPOOL_PARAMETERS: "adminServerSetThreadPoolParameters",
+    Procedure.LIST_CLIENTS: "adminServerListClients",
+    Procedure.LOOKUP_CLIENT: "adminServerLookupClient",
+    Procedure.CLIENT_GET_INFO: "adminClientGetInfo",
+    Procedure.CLIENT_CLOSE: "adminClientClose",
+    Procedure.GET_CLIENT_LIMITS: "adminServerGetClientLimits",
+    Procedure.SET_CLIENT_LIMITS: "adminServerSetClientLimits",
+    Procedure.GET_LOGGING_OUTPUTS: "adminConnectGetLoggingOutputs",
+    Procedure.GET_LOGGING_FILTERS: "adminConnectGetLoggingFilters",
+    Procedure.SET_LOGGING_OUTPUTS: "adminConnectSetLoggingOutputs",
+    Procedure.SET_LOGGING_FILTERS: "adminConnectSetLoggingFilters",
+    Procedure.UPDATE_TLS_FILES: "adminServerUpdateTlsFiles",
+    Procedure.SET_DAEMON_TIMEOUT: "adminConnectSetDaemonTimeout",
+    Procedure.DAEMON_SHUTDOWN: "adminConnectDaemonShutdown",
+}
+"""The names that virtlockd's error messages give; part of what a client can see."""
+
+
+class Refused(Exception):
+    """The call cannot be done."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
+class AdminProgram:
+    """Answers the calls of the admin program; on the admin socket, so to the daemon's own user only."""
+
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+        self._procedures: dict[int, Callable[[Session, Arguments], bytes]] = {
+            Procedure.CONNECT_OPEN: self._connect_open,
+            Procedure.CONNECT_CLOSE: self._connect_close,
+            Procedure.GET_LIB_VERSION: self._get_lib_version,
+            Procedure.LIST_SERVERS: self._list_servers,
+            Procedure.LOOKUP_SERVER: self._lookup_server,
+            Procedure.GET_THREADPOOL_PARAMETERS: self._get_threadpool_parameters,
+            Procedure.SET_THREADPOOL_PARAMETERS: self._set_threadpool_parameters,
+            Procedure.LIST_CLIENTS: self._list_clients,
+            Procedure.LOOKUP_CLIENT: self._lookup_client,
+            Procedure.CLIENT_GET_INFO: self._client_get_info,
+            Procedure.CLIENT_CLOSE: self._client_close,
+            Procedure.GET_CLIENT_LIMITS: self._get_client_limits,
+            Procedure.SET_CLIENT_LIMITS: self._set_client_limits,
+            Procedure.GET_LOGGING_OUTPUTS: self._get_logging_outputs,
+            Procedure.GET_LOGGING_FILTERS: self._get_logging_filters,
+            Procedure.SET_LOGGING_OUTPUTS: self._set_logging_outputs,
+            Procedure.SET_LOGGING_FILTERS: self._set_logging_filters,
+            Procedure.UPDATE_TLS_FILES: self._update_tls_files,
+            Procedure.SET_DAEMON_TIMEOUT: self._set_daemon_timeout,
+            Procedure.DAEMON_SHUTDOWN: self._daemon_shutdown,
+        }
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes."""
+        procedure = self._procedures.get(call.procedure)
+        if procedure is None:
+            return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+        try:
+            result = procedure(session, Arguments(call.payload))
+        except Refused as refused:
+            return error_reply(call, refused.reply)
+        except DecodeError:
+            return error_reply(call, rpc_error("Unable to decode message payload"))
+        # A client that has ended its own connection gets no reply.
+        return b"" if session.closed else encode_reply(call, result)
+
+    # Connections and servers
+
+    def _connect_open(self, _session: Session, arguments: Arguments) -> bytes:
+        _no_flags(Procedure.CONNECT_OPEN, arguments.uint32())
+        return b""
+
+    def _connect_close(self, session: Session, _arguments: Arguments) -> bytes:
+        # In the next turn: the reply goes out in this one.
+        self._daemon.reactor.again(session.close)
+        return b""
+
+    def _get_lib_version(self, _session: Session, _arguments: Arguments) -> bytes:
+        return admin.encode_version(*LIBVIRT_VERSION)
+
+    def _list_servers(self, _session: Session, arguments: Arguments) -> bytes:
+        wanted, flags = arguments.uint32(), arguments.uint32()
+        _no_flags(Procedure.LIST_SERVERS, flags)
+        names = [server.name for server in self._daemon.servers]
+        return admin.encode_servers(names if wanted else (), len(names))
+
+    def _lookup_server(self, _session: Session, arguments: Arguments) -> bytes:
+        name = arguments.name()
+        arguments.uint32()  # flags, which virtlockd does not look at
+        return admin.encode_server(self._server(name).name)
+
+    def _update_tls_files(self, _session: Session, arguments: Arguments) -> bytes:
+        name, flags = arguments.name(), arguments.uint32()
+        self._server(name)
+        _no_flags(Procedure.UPDATE_TLS_FILES, flags)
+        raise Refused(internal_error("no tls service found, unable to update tls files"))
+
+    # Workers
+
+    def _get_threadpool_parameters(self, _session: Session, arguments: Arguments) -> bytes:
+        name, flags = arguments.name(), arguments.uint32()
+        limits = self._server(name).limits
+        _no_flags(Procedure.GET_THREADPOOL_PARAMETERS, flags)
+        return _encode_numbers(
+            minWorkers=limits.min_workers,
+            maxWorkers=limits.max_workers,
+            nWorkers=0,
+            freeWorkers=0,
+            prioWorkers=limits.priority_workers,
+            jobQueueDepth=0,
+        )
+
+    def _set_threadpool_parameters(self, _session: Session, arguments: Arguments) -> bytes:
+        name, parameters, flags = arguments.name(), arguments.parameters(), arguments.uint32()
+        limits = self._found_server(name).limits
+        _check_names(parameters)
+        _no_flags(Procedure.SET_THREADPOOL_PARAMETERS, flags)
+        numbers = _numbers(parameters, ("maxWorkers", "minWorkers", "prioWorkers"))
+        most = numbers.get("maxWorkers", limits.max_workers)
+        least = numbers.get("minWorkers", limits.min_workers)
+        priority = numbers.get("prioWorkers", limits.priority_workers)
+        if least > most:
+            raise _invalid("minWorkers cannot be larger than maxWorkers")
+        if (most == 0) != (limits.max_workers == 0):
+            raise _invalid("maxWorkers must not be switched from zero to non-zero and vice versa")
+        if priority > _PRIORITY_WORKERS_MAX:
+            raise _invalid(f"prioWorkers cannot be larger than {_PRIORITY_WORKERS_MAX}")
+        limits.min_workers, limits.max_workers, limits.priority_workers = least, most, priority
+        return b""
+
+    # Clients
+
+    def _list_clients(self, _session: Session, arguments: Arguments) -> bytes:
+        name, wanted, flags = arguments.name(), arguments.uint32(), arguments.uint32()
+        server = self._server(name)
+        _no_flags(Procedure.LIST_CLIENTS, flags)
+        count = len(server.sessions)
+        if not wanted:
+            return admin.encode_clients((), count)
+        if count > admin.LIST_MAX:
+            raise Refused(rpc_error(f"Too many clients '{count}' for limit '{admin.LIST_MAX}'"))
+        return admin.encode_clients((_client(server, session) for session in server.sessions.values()), count)
+
+    def _lookup_client(self, _session: Session, arguments: Arguments) -> bytes:
+        name, number, flags = arguments.name(), arguments.uint64(), arguments.uint32()
+        server = self._server(name)
+        _no_flags(Procedure.LOOKUP_CLIENT, flags)
+        return admin.encode_client(_client(server, _session_of(server, number)))
+
+    def _client_get_info(self, _session: Session, arguments: Arguments) -> bytes:
+        client, flags = arguments.client(), arguments.uint32()
+        session = self._found_server(client.server).sessions.get(client.id)
+        if session is None:
+            message = f"no client with matching id '{client.id}' found"
+            raise Refused(no_client(message, ErrorDomain.ADMIN))
+        _no_flags(Procedure.CLIENT_GET_INFO, flags)
+        return admin.encode_parameters(
+            (
+                Parameter("readonly", ParameterType.BOOLEAN, 0),
+                Parameter("unix_user_id", ParameterType.INT, session.peer_uid),
+                Parameter("unix_user_name", ParameterType.STRING, _user_name(session.peer_uid)),
+                Parameter("unix_group_id", ParameterType.INT, session.peer_gid),
+                Parameter("unix_group_name", ParameterType.STRING, _group_name(session.peer_gid)),
+                Parameter("unix_process_id", ParameterType.INT, session.peer_pid),
+            )
+        )
+
+    def _client_close(self, _session: Session, arguments: Arguments) -> bytes:
+        client, flags = arguments.client(), arguments.uint32()
+        session = _session_of(self._server(client.server), client.id)
+        _no_flags(Procedure.CLIENT_CLOSE, flags)
+        session.close()
+        return b""
+
+    def _get_client_limits(self, _session: Session, arguments: Arguments) -> bytes:
+        name, flags = arguments.name(), arguments.uint32()
+        server = self._server(name)
+        _no_flags(Procedure.GET_CLIENT_LIMITS, flags)
+        return _encode_numbers(
+            nclients_max=server.limits.max_clients,
+            nclients=len(server.sessions),
+            nclients_unauth_max=server.limits.max_anonymous_clients,
+            nclients_unauth=0,
+        )
+
+    def _set_client_limits(self, _session: Session, arguments: Arguments) -> bytes:
+        name, parameters, flags = arguments.name(), arguments.parameters(), arguments.uint32()
+        server = self._found_server(name)
+        limits = server.limits
+        _check_names(parameters)
+        _no_flags(Procedure.SET_CLIENT_LIMITS, flags)
+        numbers = _numbers(parameters, ("nclients_max", "nclients_unauth_max"))
+        most = numbers.get("nclients_max", limits.max_clients)
+        anonymous = numbers.get("nclients_unauth_max", limits.max_anonymous_clients)
+        if anonymous > most:
+            message = (
+                "The overall maximum number of clients waiting for authentication must not be less than "
+                "the overall maximum number of clients"
+            )
+            raise Refused(invalid_argument(message))
+        limits.max_clients, limits.max_anonymous_clients = most, anonymous
+        server.update_accepting()
+        return b""
+
+    # The log
+
+    def _get_logging_outputs(self, _session: Session, arguments: Arguments) -> bytes:
+        _no_flags(Procedure.GET_LOGGING_OUTPUTS, arguments.uint32())
+        outputs = self._daemon.log.outputs
+        return admin.encode_outputs(" ".join(map(str, outputs)), len(outputs))
+
+    def _get_logging_filters(self, _session: Session, arguments: Arguments) -> bytes:
+        _no_flags(Procedure.GET_LOGGING_FILTERS, arguments.uint32())
+        filters = self._daemon.log.filters
+        # Each ends with a space, as virtlockd's do.
+        return admin.encode_filters("".join(f"{item} " for item in filters) or None, len(filters))
+
+    def _set_logging_outputs(self, _session: Session, arguments: Arguments) -> bytes:
+        text, flags = arguments.text(), arguments.uint32()
+        _no_flags(Procedure.SET_LOGGING_OUTPUTS, flags)
+        try:
+            self._daemon.log.set_outputs(text)
+        except LogSettingError as error:
+            raise _log_setting_refused(error) from None
+        return b""
+
+    def _set_logging_filters(self, _session: Session, arguments: Arguments) -> bytes:
+        text, flags = arguments.text(), arguments.uint32()
+        _no_flags(Procedure.SET_LOGGING_FILTERS, flags)
+        try:
+            self._daemon.log.set_filters(text)
+        except LogSettingError as error:
+            raise _log_setting_refused(error) from None
+        return b""
+
+    # The daemon
+
+    def _set_daemon_timeout(self, _session: Session, arguments: Arguments) -> bytes:
+        timeout, flags = arguments.uint32(), arguments.uint32()
+        _no_flags(Procedure.SET_DAEMON_TIMEOUT, flags)
+        self._daemon.timeout = timeout or None
+        return b""
+
+    def _daemon_shutdown(self, _session: Session, arguments: Arguments) -> bytes:
+        flags = arguments.uint32()
+        _no_flags(Procedure.DAEMON_SHUTDOWN, flags & ~ShutdownFlags.PRESERVE)
+        held = len(self._daemon.table)
+        if flags & ShutdownFlags.PRESERVE and held:
+            message = f"{held} locks are held, and would end with the daemon: nothing can preserve them"
+            raise Refused(operation_invalid(message))
+        # In the next turn: the reply goes out in this one.
+        self._daemon.reactor.again(self._daemon.stop)
+        return b""
+
+    # What calls name
+
+    def _server(self, name: str) -> Server:
+        """Return the server of this name.
+
+        :raises Refused: there is none.
+        """
+        for server in self._daemon.servers:
+            if server.name == name:
+                return server
+        raise Refused(no_server(f"No server named '{name}'", ErrorDomain.RPC))
+
+    def _found_server(self, name: str) -> Server:
+        """Do the same; where there is none, say so as virtlockd does in the procedures that take parameters.
+
+        :raises Refused: there is none.
+        """
+        try:
+            return self._server(name)
+        except Refused:
+            message = f"no server with matching name '{name}' found"
+            raise Refused(no_server(message, ErrorDomain.ADMIN)) from None
+
+
+def _session_of(server: Server, number: int) -> Session:
+    session = server.sessions.get(number)
+    if session is None:
+        raise Refused(no_client(f"No client with matching ID '{number}'", ErrorDomain.RPC))
+    return session
+
+
+def _client(server: Server, session: Session) -> Client:
+    return Client(server.name, session.id, session.connected_at)
+
+
+@cache
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+@cache
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _encode_numbers(**numbers: int) -> bytes:
+    return admin.encode_parameters(
+        Parameter(name, ParameterType.UINT, value) for name, value in numbers.items()
+    )
+
+
+# What virtlockd refuses, in its order: flags after names, parameters in the order of their names.
+
+
+def _no_flags(procedure: Procedure, flags: int) -> None:
+    if flags:
+        raise Refused(unsupported_flags(flags, _FUNCTIONS[procedure], ErrorDomain.ADMIN))
+
+
+def _check_names(parameters: Iterable[Parameter]) -> None:
+    for parameter in parameters:
+        if len(parameter.name) > admin.PARAMETER_NAME_MAX:
+            message = f"parameter {parameter.name} too big for destination"
+            raise Refused(internal_error(message, ErrorDomain.NONE))
+
+
+def _numbers(parameters: Iterable[Parameter], known: Iterable[str]) -> dict[str, int]:
+    """Return the values of unsigned numbers by their names.
+
+    :raises Refused: one is not ``known``, comes twice, or is of another type.
+    """
+    numbers: dict[str, int] = {}
+    for name, type_, value in sorted(parameters, key=lambda parameter: parameter.name):
+        if name not in known:
+            raise Refused(unsupported_argument(f"parameter '{name}' not supported"))
+        if name in numbers:
+            raise _invalid(f"parameter '{name}' occurs multiple times")
+        if type_ is not ParameterType.UINT:
+            raise _invalid(f"invalid type '{type_.name.lower()}' for parameter '{name}', expected 'uint'")
+        numbers[name] = int(value)
+    return numbers
+
+
+def _invalid(message: str) -> Refused:
+    return Refused(invalid_argument(message, ErrorDomain.NONE))
+
+
+def _log_setting_refused(error: LogSettingError) -> Refused:
+    if error.errno is None:
+        return _invalid(str(error))
+    return Refused(system_error(str(error), error.errno, ErrorDomain.NONE))
