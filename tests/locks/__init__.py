@@ -1,0 +1,1 @@
+"""`lockd.locks` on real files, held against the kernel's own table."""

@@ -1,0 +1,77 @@
+"""A mount namespace of the test's own: what it mounts is seen by nobody else, and gone with it."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CLONE_NEWNS = 0x00020000  # <sched.h>; unshare(2) and setns(2), which Python has from 3.12 on
+_MS_MOVE = 0x2000  # <sys/mount.h>
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def can_mount() -> bool:
+    """Whether this user may have a mount namespace; root in an ordinary container may not."""
+    try:
+        with private_mounts():
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def private_mounts() -> Iterator[None]:
+    """Give this thread, and the threads and processes that it starts, a mount namespace until the end."""
+    directory = Path.cwd()
+    before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    try:
+        _check(_libc.unshare(_CLONE_NEWNS), "a mount namespace")
+        try:
+            _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+            yield
+        finally:
+            _check(_libc.setns(before, _CLONE_NEWNS), "the mount namespace")
+            os.chdir(directory)
+    finally:
+        os.close(before)
+
+
+def mount(kind: str, target: Path, options: str = "") -> None:
+    """Mount a new file system of a kind, such as tmpfs."""
+    _mount(kind, str(target), kind, 0, options)
+
+
+def bind(source: Path, target: Path) -> None:
+    """Make a file or directory appear at another path too."""
+    _mount(str(source), str(target), None, _MS_BIND)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a mount to another path."""
+    _mount(str(source), str(target), None, _MS_MOVE)
+
+
+def unmount(target: Path) -> None:
+    """Undo the latest mount on a path."""
+    _check(_libc.umount(os.fsencode(target)), str(target))
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind and kind.encode(),
+        ctypes.c_ulong(flags),
+        options.encode() or None,
+    )
+    _check(result, target)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), what)
