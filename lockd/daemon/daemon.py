@@ -12,7 +12,7 @@ from lockd.daemon.config import Config
 from lockd.daemon.lock_program import LockProgram
 from lockd.daemon.locker import Locker
 from lockd.daemon.log import Log
-from lockd.daemon.mount_watch import watch_mounts
+from lockd.daemon.mount_watch import follow_mounts
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Limits, Server
@@ -98,7 +98,7 @@ class Daemon:
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._housekeeping)
             nursery.start_soon(systemd.feed_watchdog, self.reactor)
-            watch_mounts(self.reactor, self.mounts)
+            nursery.start_soon(follow_mounts, self.mounts)
             # What is there now stays: no need to look at it in every collection.
             gc.collect()
             gc.freeze()

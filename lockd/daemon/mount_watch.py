@@ -3,16 +3,27 @@
 import os
 import select
 
-from lockd.daemon.reactor import Reactor
+import trio
+
 from lockd.locks.mounts import MOUNTINFO, MountTable
 
 
-def watch_mounts(reactor: Reactor, mounts: MountTable) -> None:
-    """Keep ``mounts`` as the kernel has it, for as long as the process lives.
+async def follow_mounts(mounts: MountTable) -> None:
+    """Keep ``mounts`` as the kernel has it, until cancelled.
 
-    The kernel reports a change as an exceptional condition on the open file (proc(5)).
+    The kernel reports a change as an exceptional condition on the open file (proc(5)), once: to the next poll,
+    whoever asks. An epoll descriptor in another one, as the reactor's is in trio's, asks twice for one answer, and
+    the news is lost in between. So a thread waits for it.
     """
     fd = os.open(MOUNTINFO, os.O_RDONLY)
-    reactor.watch(fd, select.EPOLLPRI, lambda _ready: mounts.refresh())
-    # What was mounted since the table was read has been missed.
-    mounts.refresh()
+    thread = trio.CapacityLimiter(1)
+    while True:
+        # What was mounted since the table was read, or while it was, is reported.
+        mounts.refresh()
+        await trio.to_thread.run_sync(_wait_for_change, fd, limiter=thread, abandon_on_cancel=True)
+
+
+def _wait_for_change(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLPRI)
+    poll.poll()

@@ -362,7 +362,6 @@ def test_a_new_daemon_serves_while_the_old_one_cannot_end(
     guest.release(remote)
 
 
-@pytest.mark.xfail(reason="a nested epoll loses the kernel's news of a mount")
 def test_a_file_system_that_is_mounted_while_the_daemon_runs_is_known_to_be_slow(
     stage: Stage, daemon: PrivateDaemon, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
