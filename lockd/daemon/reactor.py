@@ -40,6 +40,7 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._leftover: dict[Callable[[], None], None] = {}
         self._forgotten: set[int] = set()
+        self._flushes: list[Callable[[], None]] = []
         self._waits = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake, READABLE, self._on_wake)
@@ -72,6 +73,10 @@ class Reactor:
     def _on_wake(self, _ready: int) -> None:
         os.eventfd_read(self._wake)
 
+    def at_end_of_turn(self, flush: Callable[[], None]) -> None:
+        """Call ``flush`` when all that is ready in this turn has been served."""
+        self._flushes.append(flush)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         while True:
@@ -103,4 +108,8 @@ class Reactor:
                 _logger.exception("descriptor %d could not be served", fd)
         for serve in leftover:
             serve()
+        if self._flushes:
+            flushes, self._flushes = self._flushes, []
+            for flush in flushes:
+                flush()
         return bool(events or leftover)
