@@ -80,8 +80,8 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
         daemon.table.add_lockspace(space["directory"])
         _adopt_resources(daemon, space["directory"], space["resources"])
     _adopt_resources(daemon, DIRECT, state["defaultLockspace"]["resources"])
-    _check_locks(daemon)
     _adopt_owners(daemon, extra.get("owners", []))
+    _check_locks(daemon)
     for server in daemon.servers:
         _adopt_server(daemon, server, state["daemon"]["servers"].get(server.name, {}))
     for process in list(daemon.owners):

@@ -26,6 +26,9 @@ from lockd.wire import admin, lock, status
 
 _HOUSEKEEPING_SECONDS: Final = 1
 
+_OWNERS_NAMED: Final = 20
+"""How many owners the warning of an end names: a line of the log has to stay readable."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -106,13 +109,20 @@ class Daemon:
             await self._stop.wait()
             nursery.cancel_scope.cancel()
         systemd.notify("STOPPING=1")
-        held = len(self.table)
-        if held:
-            _logger.warning(
-                "the daemon ends while %d locks are held: the disks of %d guests are no longer protected",
-                held,
-                len({pid for resource in self.table for pid in resource.owners}),
-            )
+        if self.table:
+            self._warn_of_lost_locks()
+
+    def _warn_of_lost_locks(self) -> None:
+        owners = sorted({pid for resource in self.table for pid in resource.owners})
+        processes = {pid: self.owners.get(pid) for pid in owners[:_OWNERS_NAMED]}
+        names = [process.describe() if process else f"pid {pid}" for pid, process in processes.items()]
+        if len(owners) > len(names):
+            names.append(f"{len(owners) - len(names)} more")
+        _logger.warning(
+            "the daemon ends while %s held: nothing protects the disks any more of %s",
+            "1 lock is" if len(self.table) == 1 else f"{len(self.table)} locks are",
+            ", ".join(names),
+        )
 
     async def _housekeeping(self) -> None:
         while True:
@@ -135,7 +145,8 @@ class Daemon:
             self.stop()
 
     def _tell_status(self) -> None:
-        status = f"STATUS={len(self.lock_server.sessions)} guests, {len(self.table)} locks"
+        guests, locks = len(self.lock_server.sessions), len(self.table)
+        status = f"STATUS={guests} guest{'s' * (guests != 1)}, {locks} lock{'s' * (locks != 1)}"
         if status != self._told_status:
             self._told_status = status
             systemd.notify(status)

@@ -117,11 +117,13 @@ class Locker:
 
         Nobody waits for that, not for slow file systems and not for an owner of thousands of locks.
         """
-        self._tasks.start(self._drop_all, self._table.end_holdings(owner), owner)
+        # The owner may be forgotten when it comes to log whose locks these were.
+        process = self._owner_of(owner)
+        self._tasks.start(self._drop_all, self._table.end_holdings(owner), owner, process)
 
-    async def _drop_all(self, resources: list[Resource], owner: int) -> None:
+    async def _drop_all(self, resources: list[Resource], owner: int, process: OwnerProcess | None) -> None:
         for number, resource in enumerate(resources, start=1):
-            slowly = self._drop(resource, owner)
+            slowly = self._drop(resource, owner, process)
             if slowly is not None:
                 self._tasks.start(slowly)
             if number % _DROPPED_PER_TURN == 0:
@@ -134,27 +136,29 @@ class Locker:
             if slowly is not None:
                 self._tasks.start(slowly)
 
-    def _drop(self, resource: Resource, owner: int) -> Continuation | None:
+    def _drop(
+        self, resource: Resource, owner: int, process: OwnerProcess | None = None
+    ) -> Continuation | None:
         if resource.slow_mount is not None:
-            return partial(self._drop_slowly, resource, owner)
+            return partial(self._drop_slowly, resource, owner, process)
         try:
             resource.drop(self._table.inodes)
         except OSError as error:
             _logger.warning("%s was released, but not cleanly: %s", resource.path, error)
-        self._dropped(resource, owner)
+        self._dropped(resource, owner, process)
         return None
 
-    async def _drop_slowly(self, resource: Resource, owner: int) -> None:
+    async def _drop_slowly(self, resource: Resource, owner: int, process: OwnerProcess | None = None) -> None:
         try:
             await self._in_thread(resource.slow_mount, resource.drop, self._table.inodes)
         except OSError as error:
             _logger.warning("%s was released, but not cleanly: %s", resource.path, error)
-        self._dropped(resource, owner)
+        self._dropped(resource, owner, process)
 
-    def _dropped(self, resource: Resource, owner: int) -> None:
+    def _dropped(self, resource: Resource, owner: int, process: OwnerProcess | None) -> None:
         self._table.forget(resource)
         if events.enabled():
-            events.released(resource, owner, self._owner_of(owner))
+            events.released(resource, owner, process or self._owner_of(owner))
 
     # Lockspaces and their files
 

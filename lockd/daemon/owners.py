@@ -122,9 +122,9 @@ class Owners:
 
     def _ended(self, process: OwnerProcess) -> None:
         """The process is dead: release what it held."""
-        self._discard(process)
         process.dead.set()
         self._release(process.pid)
+        self._discard(process)
 
     def _leave(self, process: OwnerProcess) -> None:
         process.sessions -= 1

@@ -1,0 +1,1 @@
+"""lockd under a real systemd."""

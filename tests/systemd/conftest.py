@@ -1,0 +1,78 @@
+"""Machines with lockd installed in each way, and with libvirt's own virtlockd as the oracle."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.machine import Machine, make_install, without_libvirt
+from tests.systemd.tree import CannotMakeTreeError, debian_tree, overlay
+
+
+@pytest.fixture(scope="session")
+def tree() -> Path:
+    """A Debian system with libvirt."""
+    try:
+        return debian_tree()
+    except CannotMakeTreeError as error:
+        pytest.skip(f"a machine with systemd cannot be made: {error}")
+
+
+@pytest.fixture(scope="session")
+def drop_in_layers(tree: Path) -> Iterator[list[Path]]:
+    """lockd installed on a Debian system that has libvirt: its unit runs lockd."""
+    with tempfile.TemporaryDirectory(prefix="lockd-layer-") as name:
+        directory = Path(name)
+        with overlay([tree], directory) as root:
+            make_install(root)
+        yield [directory / "changes", tree]
+
+
+@pytest.fixture(scope="session")
+def own_units_layers(tree: Path) -> Iterator[list[Path]]:
+    """lockd installed on a Debian system without libvirt's daemons: its own units run it."""
+    with tempfile.TemporaryDirectory(prefix="lockd-layer-") as name:
+        directory = Path(name)
+        with overlay([tree], directory) as root:
+            without_libvirt(root)
+            make_install(root)
+        yield [directory / "changes", tree]
+
+
+_ENABLE = ("systemctl", "--quiet", "enable", "--now", "virtlockd.socket", "virtlockd-admin.socket")
+
+
+def _booted(layers: list[Path]) -> Iterator[Machine]:
+    with Machine(layers) as machine:
+        machine.run(*_ENABLE)
+        yield machine
+
+
+@pytest.fixture
+def libvirt_machine(tree: Path) -> Iterator[Machine]:
+    """A booted machine with libvirt and its own virtlockd; lockd is not installed."""
+    yield from _booted([tree])
+
+
+@pytest.fixture
+def own_units_machine(own_units_layers: list[Path]) -> Iterator[Machine]:
+    """A booted machine with lockd and its own units."""
+    yield from _booted(own_units_layers)
+
+
+@pytest.fixture(params=["drop-in", "own units"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine with lockd, installed in each way."""
+    yield from _booted(request.getfixturevalue(f"{request.param.replace('-', '_').replace(' ', '_')}_layers"))
+
+
+@pytest.fixture(params=["virtlockd", "drop-in", "own units"])
+def any_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine with a lock daemon: libvirt's own, or lockd installed in each way."""
+    if request.param == "virtlockd":
+        yield from _booted([request.getfixturevalue("tree")])
+    else:
+        yield from _booted(
+            request.getfixturevalue(f"{request.param.replace('-', '_').replace(' ', '_')}_layers")
+        )
