@@ -16,23 +16,29 @@ def _files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with lockd installed below it, which tests leave as it is."""
+    destination = tmp_path_factory.mktemp("destination")
+    make_install(destination)
+    return destination
+
+
 @pytest.fixture
 def destination(tmp_path: Path) -> Path:
-    """A directory with lockd installed below it."""
+    """A directory with lockd installed below it, which a test may change."""
     make_install(tmp_path)
     return tmp_path
 
 
-def test_nothing_names_the_directory_it_was_installed_below(destination: Path) -> None:
-    found = subprocess.run(
-        ["grep", "-rlF", str(destination), str(destination)], capture_output=True, check=False
-    )
+def test_nothing_names_the_directory_it_was_installed_below(installed: Path) -> None:
+    found = subprocess.run(["grep", "-rlF", str(installed), str(installed)], capture_output=True, check=False)
     assert found.stdout == b""
-    links = [path for path in destination.rglob("*") if path.is_symlink()]
-    assert [path for path in links if str(destination) in os.readlink(path)] == []
+    links = [path for path in installed.rglob("*") if path.is_symlink()]
+    assert [path for path in links if str(installed) in os.readlink(path)] == []
 
 
-def test_programs_units_configuration_and_manual_are_there(destination: Path) -> None:
+def test_programs_units_configuration_and_manual_are_there(installed: Path) -> None:
     assert {
         "etc/libvirt/qemu-lockd.conf",
         "etc/libvirt/virtlockd.conf",
@@ -48,7 +54,7 @@ def test_programs_units_configuration_and_manual_are_there(destination: Path) ->
         "usr/local/share/man/man5/qemu-lockd.conf.5",
         "usr/local/share/man/man5/virtlockd.conf.5",
         "usr/local/share/man/man8/virtlockd.8",
-    } <= _files(destination)
+    } <= _files(installed)
 
 
 def test_installed_again_it_overwrites_no_configuration(destination: Path) -> None:
@@ -75,11 +81,11 @@ def test_program_of_the_distribution_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "page", sorted((_PROJECT / "docs" / "man").glob("*.rst")), ids=lambda page: page.stem
 )
-def test_manual_page_is_well_formed(destination: Path, page: Path) -> None:
+def test_manual_page_is_well_formed(installed: Path, page: Path) -> None:
     name, section = page.stem.rsplit(".", 1)
-    installed = destination / f"usr/local/share/man/man{section}/{page.stem}"
+    shown_page = installed / f"usr/local/share/man/man{section}/{page.stem}"
     shown = subprocess.run(
-        ["man", "--warnings", "--local-file", str(installed)],
+        ["man", "--warnings", "--local-file", str(shown_page)],
         capture_output=True,
         text=True,
         env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "MANWIDTH": "80"},
