@@ -33,6 +33,9 @@ _DROPPED_PER_TURN: Final = 100
 
 _THREADS_PER_MOUNT: Final = 16
 
+_FOR_A_THREAD: Final = frozenset((errno.ELOOP, errno.EWOULDBLOCK))
+"""What opening says of a symbolic link, which may lead anywhere, and of a file on which somebody has a lease."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -75,10 +78,9 @@ class Locker:
                 self._granted(resource, owner)
                 return None
         except SystemCallFailed as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in _FOR_A_THREAD:
                 table.forget(resource)
                 raise
-            # A symbolic link may lead anywhere: let a thread follow it.
             resource.slow_mount = self._mounts.slow_mount(f"{resource.path}/") or "/"
         except BaseException:
             table.forget(resource)

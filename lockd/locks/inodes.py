@@ -77,9 +77,10 @@ class Inodes:
         ``open_pinned``, so that not more than one ever is.
 
         :raises Claimed: somebody has the inode.
-        :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere.
+        :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere, and
+            EWOULDBLOCK if somebody has to give up a lease on the file first, which may take a minute.
         """
-        flags |= os.O_NOFOLLOW
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         if self._parked:
             return self.open_pinned(path, flags, holder)
         fd = os.open(path, flags, 0o600)

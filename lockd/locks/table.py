@@ -282,8 +282,10 @@ def create_file(inodes: Inodes, path: str) -> None:
 
     :raises SystemCallFailed: it cannot be created.
     """
+    # virtlockd waits for ever for a reader of a FIFO.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        inodes.close(inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None))
+        inodes.close(inodes.open_pinned(path, flags, None))
     except Claimed:
         return  # held under another name: it exists
     except OSError as error:
