@@ -61,7 +61,11 @@ class Daemon:
         self.lock_server = Server(
             "virtlockd",
             self.reactor,
-            {(lock.PROGRAM, lock.VERSION): LockProgram(self.table, self.locker, self.owners, tasks)},
+            {
+                (lock.PROGRAM, lock.VERSION): LockProgram(
+                    self.table, self.locker, self.owners, self.mounts, tasks
+                )
+            },
             Limits(config.max_clients, config.max_clients),
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,

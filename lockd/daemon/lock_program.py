@@ -11,6 +11,7 @@ from lockd.daemon.server import error_reply
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
+from lockd.locks.mounts import MountTable
 from lockd.locks.table import LockTable
 from lockd.wire import lock
 from lockd.wire.errors import (
@@ -55,10 +56,13 @@ class Refused(Exception):
 class LockProgram:
     """Answers the calls of the lock program."""
 
-    def __init__(self, table: LockTable, locker: Locker, owners: Owners, tasks: Tasks) -> None:
+    def __init__(
+        self, table: LockTable, locker: Locker, owners: Owners, mounts: MountTable, tasks: Tasks
+    ) -> None:
         self._table = table
         self._locker = locker
         self._owners = owners
+        self._mounts = mounts
         self._tasks = tasks
         self._procedures: dict[int, Callable[[Session, bytes], Continuation | None]] = {
             Procedure.REGISTER: self._register,
@@ -99,7 +103,7 @@ class LockProgram:
     def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
         match error:
             case LockError():
-                message = busy_message(error, self._owners.get) if isinstance(error, Busy) else str(error)
+                message = self._message(error)
                 if call.procedure == Procedure.ACQUIRE_RESOURCE and session.owner and events.enabled():
                     lockspace, name, _ = lock.decode_resource(call.payload)
                     events.refused(lockspace, name, message, session.owner)
@@ -107,6 +111,11 @@ class LockProgram:
             case Refused(reply=reply):
                 return error_reply(call, reply)
         return error_reply(call, rpc_error("Unable to decode message payload"))
+
+    def _message(self, error: LockError) -> str:
+        if isinstance(error, Busy):
+            return busy_message(error, self._owners.get, self._mounts.slow_mount)
+        return str(error)
 
     # The procedures
 

@@ -22,10 +22,6 @@ from lockd.wire.errors import (
     system_error,
 )
 
-_MESSAGE_MAX = 60000
-"""Bytes of a message that fit into a reply with room to spare. A path may be as long as a message may be at all;
-virtlockd cannot send that, and never answers anybody again."""
-
 
 def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply:
     """Return the reply that reports ``error``.
@@ -33,8 +29,6 @@ def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply
     :param message: says it better than the error itself.
     """
     text = str(error) if message is None else message
-    if len(text) > _MESSAGE_MAX:
-        text = f"{text[: _MESSAGE_MAX // 2]}...{text[-200:]}"
     match error:
         case Busy() | NotHeld():
             return resource_busy(text)

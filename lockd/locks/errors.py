@@ -1,7 +1,7 @@
 """What can keep a lock from being taken or given back. Each error knows what to say of it."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class LockError(Exception):
@@ -40,11 +40,21 @@ class NotADirectory(LockError):
         super().__init__(f"Lockspace location {path} exists, but is not a directory")
 
 
+class Outsider(NamedTuple):
+    """Whoever holds the kernel's lock on the file at ``path``, and is not this daemon.
+
+    :ivar pid: the process; 0 or less where it is none that the kernel can name (``posix.lock_holder``).
+    """
+
+    pid: int
+    path: str
+
+
 class Busy(LockError):
     """The resource, or the inode behind its name, is held.
 
-    :ivar holder: the Resource of this daemon that holds it, the pid of another process (0 or less: one that
-        is not on this host, see ``posix.lock_holder``), or None where it cannot be known.
+    :ivar holder: the Resource of this daemon that holds it, the Outsider that does, words for the daemon
+        itself, or None where it cannot be known.
     """
 
     def __init__(self, name: str, holder: Any) -> None:

@@ -9,7 +9,7 @@ from time import time
 from typing import Any
 
 from lockd.locks import posix
-from lockd.locks.errors import Busy, LockError, SystemCallFailed
+from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed
 from lockd.locks.inodes import Claim, Claimed, Identity, Inodes, identity_of
 
 _numbers = count(1)
@@ -75,7 +75,7 @@ class Resource:
 
         :raises Busy: another process, or another name of the same file, holds it.
         :raises SystemCallFailed: the file cannot be opened or locked. ELOOP may only mean that the path is a
-            symbolic link: those are for ``take_pinned``.
+            symbolic link, and EWOULDBLOCK that there is a lease on the file: those are for ``take_pinned``.
         """
         self._take(inodes, inodes.open)
 
@@ -115,9 +115,16 @@ class Resource:
             else:
                 posix.lock_exclusive(fd)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) leaves it open
-            raise Busy(self.name, _holder(fd)) from None
+            raise Busy(self.name, self._outsider(fd)) from None
         except OSError as error:
             raise SystemCallFailed(f"Unable to lock resource {self.path}", error) from None
+
+    def _outsider(self, fd: int) -> Outsider | None:
+        try:
+            pid = posix.lock_holder(fd)
+        except OSError:
+            return None
+        return None if pid is None else Outsider(pid, self.path)
 
     def _is_named(self, claim: Claim) -> bool:
         """Whether the path still names the locked file: device and inode."""
@@ -168,10 +175,3 @@ class Resource:
         if self._is_named(claim):
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
-
-
-def _holder(fd: int) -> int | None:
-    try:
-        return posix.lock_holder(fd)
-    except OSError:
-        return None
