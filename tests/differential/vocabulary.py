@@ -39,6 +39,7 @@ _IMPOSSIBLE_LOCKSPACES = [
     "/proc/lockspace",
     f"{TREE}/" + "x" * 256,
     f"{TREE}/" + ("y" * 240 + "/") * 20,
+    "/" + "x" * 65535,
 ]
 
 _LEASES = ["0", "1", "2", "3", "4", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
@@ -53,7 +54,7 @@ _ODD_LEASES = [
     "\udcff\udcfe",
     "x" * 255,
 ]
-_NO_LEASES = ["x" * 256, "x" * 4096, "x" * 20000]
+_NO_LEASES = ["x" * 256, "x" * 4096, "x" * 65536]
 _IMAGES = [f"{TREE}/images/{number}" for number in range(6)] + [
     f"{SLOW_TREE}/images/{number}" for number in range(3)
 ]
@@ -76,7 +77,7 @@ _NO_IMAGES = [
     "/",
     f"{TREE}/" + "x" * 256,
     "/" + "x" * 4095,
-    "/" + "x" * 20000,
+    "/" + "x" * 65535,
 ]
 _AUTOCREATED = [f"{TREE}/made/{number}" for number in range(4)] + [
     f"{SLOW_TREE}/made/0",

@@ -1,0 +1,57 @@
+"""Lockspaces whose directory is not, or no longer, there."""
+
+import shutil
+
+from tests.differences.conftest import Scene
+from tests.raw_client import AUTOCREATE
+
+
+def test_virtlockd_does_not_make_a_deleted_directory_again(virtlockd: Scene) -> None:
+    leases = virtlockd.leases()
+    shutil.rmtree(leases)
+    assert virtlockd.client.create_lockspace(leases) is None
+    assert not leases.exists()
+    refusal = f"Unable to open/create resource {leases}/disk: No such file or directory"
+    assert virtlockd.client.acquire("disk", leases, AUTOCREATE) == refusal
+
+
+def test_a_deleted_directory_is_made_again(lockd: Scene) -> None:
+    leases = lockd.leases()
+    shutil.rmtree(leases)
+    assert lockd.client.create_lockspace(leases) is None
+    assert leases.is_dir()
+    assert lockd.client.acquire("disk", leases, AUTOCREATE) is None
+
+
+def test_virtlockd_says_that_it_made_a_lockspace_of_a_file(virtlockd: Scene) -> None:
+    file = virtlockd.disk()
+    assert virtlockd.client.new(file) is None
+    refusal = f"internal error: Lockspace for path {file} does not exist"
+    assert virtlockd.client.acquire("disk", file, AUTOCREATE) == refusal
+
+
+def test_a_file_is_no_lockspace(lockd: Scene) -> None:
+    file = lockd.disk()
+    refusal = f"internal error: Lockspace location {file} exists, but is not a directory"
+    assert lockd.client.new(file) == refusal
+    assert lockd.client.create_lockspace(file) == refusal
+
+
+def test_virtlockd_removes_a_file_that_was_put_in_place_of_a_lease(virtlockd: Scene) -> None:
+    leases = virtlockd.leases()
+    lease = leases / "disk"
+    assert virtlockd.client.acquire("disk", leases, AUTOCREATE) is None
+    lease.unlink()
+    lease.write_text("somebody else's")
+    assert virtlockd.client.release("disk", leases) is None
+    assert not lease.exists()
+
+
+def test_a_file_that_was_put_in_place_of_a_lease_stays(lockd: Scene) -> None:
+    leases = lockd.leases()
+    lease = leases / "disk"
+    assert lockd.client.acquire("disk", leases, AUTOCREATE) is None
+    lease.unlink()
+    lease.write_text("somebody else's")
+    assert lockd.client.release("disk", leases) is None
+    assert lease.read_text() == "somebody else's"

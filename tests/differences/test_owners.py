@@ -1,0 +1,103 @@
+"""What is left when an owner's process has died. That it dies before its locks go is in ``tests/trouble``."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.differences.conftest import Scene
+from tests.kernel_locks import locks_on
+from tests.raw_client import NOBODY, SHARED, RawClient
+from tests.waiting import end_process, wait_until
+
+
+@contextmanager
+def process(run: Callable[[], object]) -> Iterator[int]:
+    """The pid of a process that has run something, keeps what that returned, and lives until it is ended."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kept = run()  # noqa: F841  what is not kept is closed, for which a daemon kills its owner
+            os.write(writer, b"+")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.read(reader, 1) == b"+"
+    os.close(reader)
+    yield pid
+    os.waitpid(pid, 0)
+
+
+def _two_holdings_of_a_dead_guest(scene: Scene, disk: Path) -> None:
+    def hold_twice() -> RawClient:
+        client = RawClient(scene.daemon, os.getpid())
+        assert client.acquire(disk, flags=SHARED) is None
+        assert client.acquire(disk, flags=SHARED) is None
+        return client
+
+    with process(hold_twice) as pid:
+        assert locks_on(disk)
+        end_process(pid, signal.SIGKILL)
+
+
+def test_virtlockd_keeps_one_of_two_holdings_of_a_dead_guest(virtlockd: Scene) -> None:
+    disk = virtlockd.disk()
+    _two_holdings_of_a_dead_guest(virtlockd, disk)
+    refusal = f"internal error: owner {NOBODY} does not hold the resource lock"
+    assert virtlockd.client.release(disk) == refusal
+    assert virtlockd.client.release(disk) == refusal
+    assert locks_on(disk)
+
+
+def test_all_holdings_of_a_dead_guest_end(lockd: Scene) -> None:
+    disk = lockd.disk()
+    _two_holdings_of_a_dead_guest(lockd, disk)
+    wait_until(lambda: locks_on(disk) == [], "the guest's locks end")
+
+
+def _owner_dies_that_another_process_registered(scene: Scene, disk: Path) -> None:
+    with process(lambda: None) as pid:
+        with RawClient(scene.daemon, pid) as client:
+            assert client.acquire(disk) is None
+        end_process(pid, signal.SIGKILL)
+
+
+def test_virtlockd_keeps_for_ever_what_was_taken_in_the_name_of_a_dead_process(virtlockd: Scene) -> None:
+    disk = virtlockd.disk()
+    _owner_dies_that_another_process_registered(virtlockd, disk)
+    assert "is locked" in (virtlockd.client.acquire(disk) or "")
+    assert locks_on(disk)
+
+
+def test_what_was_taken_in_the_name_of_a_process_ends_with_it(lockd: Scene) -> None:
+    disk = lockd.disk()
+    _owner_dies_that_another_process_registered(lockd, disk)
+    wait_until(lambda: locks_on(disk) == [], "the dead process's locks end")
+    assert lockd.client.acquire(disk) is None
+
+
+def _owner_dies_that_had_registered_as_another(scene: Scene, disk: Path) -> None:
+    def hold() -> RawClient:
+        client = RawClient(scene.daemon, os.getpid())
+        assert client.acquire(disk) is None
+        assert client.register(NOBODY) is None
+        return client
+
+    with process(hold) as pid:
+        end_process(pid, signal.SIGKILL)
+
+
+def test_virtlockd_keeps_for_ever_what_a_dead_process_held_under_its_first_name(virtlockd: Scene) -> None:
+    disk = virtlockd.disk()
+    _owner_dies_that_had_registered_as_another(virtlockd, disk)
+    assert "is locked" in (virtlockd.client.acquire(disk) or "")
+    assert locks_on(disk)
+
+
+def test_what_a_process_held_ends_with_it_though_it_registered_as_another(lockd: Scene) -> None:
+    disk = lockd.disk()
+    _owner_dies_that_had_registered_as_another(lockd, disk)
+    wait_until(lambda: locks_on(disk) == [], "the dead process's locks end")
