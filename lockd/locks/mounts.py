@@ -65,6 +65,7 @@ class MountTable:
 
     def __init__(self) -> None:
         self._mounts: dict[str, str] = {}
+        self._slow_names: set[str] = set()
         self._slow_mount_of_directory: dict[str, str | None] = {}
         self.refresh()
 
@@ -81,6 +82,9 @@ class MountTable:
             # A mount hides what was mounted on the same point before it, and stands after it.
             mounts[os.fsdecode(_unescape(fields[4]))] = kind
         self._mounts = mounts
+        self._slow_names = {
+            point.rpartition("/")[2] for point, kind in mounts.items() if kind not in LOCAL_TYPES
+        }
         self._slow_mount_of_directory.clear()
 
     def slow_mount(self, path: str) -> str | None:
@@ -92,7 +96,9 @@ class MountTable:
         What is found out of a directory is remembered until the mounts change. A directory that is replaced
         meanwhile by a link to a slow file system costs others a wait, never a lock.
         """
-        directory = path.rpartition("/")[0]
+        directory, _, name = path.rpartition("/")
+        if name in self._slow_names:
+            return self._follow(path)  # a single file can be mounted too
         try:
             return self._slow_mount_of_directory[directory]
         except KeyError:

@@ -374,3 +374,42 @@ def test_a_file_system_that_is_mounted_while_the_daemon_runs_is_known_to_be_slow
     filesystem.release_all()
     with pytest.raises(Refused, match="No such file or directory"):
         guest.reply()
+
+
+def test_a_file_system_that_hides_a_local_one_is_known_to_be_slow(
+    stage: Stage, daemon: PrivateDaemon, make_guest: MakeGuest, bystander: Bystander, tmp_path: Path
+) -> None:
+    """What is mounted below a mount point before is out of sight, and still in the kernel's table."""
+    hidden = tmp_path / "late" / "below"
+    hidden.mkdir(parents=True)
+    daemon.run_inside("mount", "-t", "tmpfs", "hidden", str(hidden))
+    filesystem = stage.mount("late", namespace_of=daemon.pid)
+    guest = make_guest()
+    filesystem.hang("everything")
+    guest.send_acquire(hidden / "disk")
+    filesystem.wait_for("lookup")
+    assert bystander.worst_wait() < SHORT
+    filesystem.release_all()
+    with pytest.raises(Refused, match="No such file or directory"):
+        guest.reply()
+
+
+def test_a_single_file_that_is_mounted_from_a_hung_server_hangs_nobody_else(
+    daemon: PrivateDaemon,
+    filesystem: HangingFilesystem,
+    remote: Path,
+    make_guest: MakeGuest,
+    bystander: Bystander,
+    tmp_path: Path,
+) -> None:
+    local_name = tmp_path / "bound"
+    local_name.touch()
+    daemon.run_inside("mount", "--bind", str(remote), str(local_name))
+    guest = make_guest()
+    filesystem.hang("open")
+    guest.send_acquire(local_name)
+    filesystem.wait_for("open")
+    assert bystander.worst_wait() < SHORT
+    filesystem.release_all()
+    guest.reply()
+    guest.release(local_name)
