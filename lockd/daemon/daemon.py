@@ -113,6 +113,8 @@ class Daemon:
             await self._stop.wait()
             nursery.cancel_scope.cancel()
         systemd.notify("STOPPING=1")
+        for server in self.servers:
+            server.hang_up()
         if self.table:
             self._warn_of_lost_locks()
 

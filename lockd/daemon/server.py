@@ -145,6 +145,15 @@ class Server:
         if not self._accepting:
             self.update_accepting()
 
+    def hang_up(self) -> None:
+        """End all connections at once, as the daemon ends.
+
+        The process may go on for as long as a file server hangs: a thread that waits for one cannot be killed,
+        and keeps every descriptor open. No client and no other daemon is to wait for that.
+        """
+        for connection in (*self.listeners, *(session.abandon() for session in self.sessions.values())):
+            connection.close()
+
     # Calls
 
     def answer(self, session: Session, call: Frame) -> bytes | None:

@@ -194,6 +194,11 @@ class Session:
         else:
             self._reactor.change(self.fd, 0 if self.waiting_call else READABLE)
 
+    def abandon(self) -> socket.socket:
+        """Serve no more, and leave the connection to the caller."""
+        self.closed = True
+        return self.socket
+
     def close(self) -> None:
         """End the connection."""
         if not self.closed:

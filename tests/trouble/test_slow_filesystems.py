@@ -323,7 +323,6 @@ def test_a_live_upgrade_while_a_release_hangs(
     assert filesystem.locks() == []
 
 
-@pytest.mark.xfail(reason="the hanging thread keeps all descriptors open, so nobody sees the daemon end")
 def test_a_shutdown_while_an_acquire_hangs(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
@@ -345,7 +344,6 @@ def test_a_shutdown_while_an_acquire_hangs(
     assert filesystem.locks() == []
 
 
-@pytest.mark.xfail(reason="the hanging thread keeps all descriptors open, so nobody sees the daemon end")
 def test_a_new_daemon_serves_while_the_old_one_cannot_end(
     stage: Stage, daemon: PrivateDaemon, filesystem: HangingFilesystem, remote: Path, bystander: Bystander
 ) -> None:
