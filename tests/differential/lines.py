@@ -7,6 +7,7 @@ import socket
 import struct
 
 from tests.differential.pair import PING, Answer, End, Pair
+from tests.waiting import wait_until
 
 _SIZE = struct.Struct("I")
 
@@ -54,11 +55,12 @@ class GuestLine:
         return answers
 
     def close(self) -> None:
-        """Kill the process, and return once both daemons know."""
+        """Kill the process, and return once both daemons have released what it held."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self._agent.close()
         self._pair.settle()
+        wait_until(lambda: not self._pair.ours_has_locks_of(self.pid), f"lockd ends the locks of {self.pid}")
 
 
 def _serve(line: Line, agent: socket.socket) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from lockd.client.status import StatusConnection
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorCode, ErrorReply
 from lockd.wire.frames import HEADER, FrameType, Status, encode
@@ -145,6 +146,11 @@ class Pair:
         self.sides = [Side(ours), Side(theirs)]
         for side in self.sides:
             side.make_trees()
+
+    def ours_has_locks_of(self, pid: int) -> bool:
+        """Whether lockd still has locks of an owner; on a slow file system a thread has to end them first."""
+        with StatusConnection.connect(self.sides[0].daemon.admin_socket) as status:
+            return any(owner["pid"] == pid for lock in status.locks() for owner in lock["owners"])
 
     def settle(self) -> None:
         """Return once both have served all that has happened by now.
