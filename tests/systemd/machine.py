@@ -186,10 +186,6 @@ class Machine:
         )
         self.wait_for(lambda: self.unit_property("ActiveState") == "active", "the end of the reload")
 
-    def configure(self, text: str) -> None:
-        """Write the lock daemon's configuration."""
-        (self.root / "etc/libvirt/virtlockd.conf").write_text(text)
-
     def override(self, text: str) -> None:
         """Change settings of the [Service] section of the lock daemon's unit, as systemctl edit does."""
         drop_in = self.root / "run/systemd/system/virtlockd.service.d/override.conf"

@@ -57,6 +57,14 @@ def test_programs_units_configuration_and_manual_are_there(installed: Path) -> N
     } <= _files(installed)
 
 
+def test_units_are_where_systemd_looks_and_name_the_installed_program(tmp_path: Path) -> None:
+    make_install(tmp_path, "PREFIX=/opt/lockd")
+    for units in ("system", "user"):
+        unit = (tmp_path / "usr/local/lib/systemd" / units / "virtlockd.service").read_text()
+        assert "\nExecStart=/opt/lockd/sbin/virtlockd " in unit
+    assert (tmp_path / "opt/lockd/sbin/virtlockd").readlink() == Path("/opt/lockd/lib/lockd/bin/virtlockd")
+
+
 def test_installed_again_it_overwrites_no_configuration(destination: Path) -> None:
     ours = destination / "etc/libvirt/virtlockd.conf"
     ours.write_text("max_clients = 7\n")

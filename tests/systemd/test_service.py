@@ -60,8 +60,8 @@ def test_status_line_counts_guests_and_locks(machine: Machine) -> None:
         )
 
 
-def test_journal_entries_can_be_filtered(machine: Machine) -> None:
-    machine.configure("log_level = 2\n")
+def test_journal_entries_can_be_filtered(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     image = machine.make_image("disk")
     with machine.holder("vm1", image) as holder, machine.holder("vm2", image) as other:
         holder.ask("acquire")
@@ -85,8 +85,8 @@ def test_journal_entries_can_be_filtered(machine: Machine) -> None:
         assert all("\n" not in entry["MESSAGE"] for entry in by_first + by_second)
 
 
-def test_journal_says_who_was_fenced_and_what_was_taken_over(machine: Machine) -> None:
-    machine.configure("log_level = 2\n")
+def test_journal_says_who_was_fenced_and_what_was_taken_over(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     image = machine.make_image("disk")
     with machine.holder("vm1", image) as holder:
         holder.ask("acquire")
@@ -110,7 +110,8 @@ def test_watchdog_restarts_a_daemon_that_is_stuck(machine: Machine) -> None:
         assert holder.ask("acquire") == "held"
 
 
-def test_watchdog_leaves_a_healthy_daemon_alone(machine: Machine) -> None:
+def test_watchdog_leaves_a_healthy_daemon_alone(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     machine.override("WatchdogSec=1")
     machine.run("systemctl", "start", "virtlockd.service")
     pid = machine.main_pid
@@ -122,7 +123,8 @@ def test_watchdog_leaves_a_healthy_daemon_alone(machine: Machine) -> None:
     assert machine.main_pid == pid
 
 
-def test_daemon_comes_back_after_a_crash(machine: Machine) -> None:
+def test_daemon_comes_back_after_a_crash(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     machine.run("systemctl", "start", "virtlockd.service")
     pid = machine.main_pid
     machine.run("kill", "-KILL", str(pid))
@@ -146,14 +148,16 @@ def test_stop_with_held_locks_is_warned_of(machine: Machine) -> None:
     ]
 
 
-def test_stop_without_locks_warns_of_nothing(machine: Machine) -> None:
+def test_stop_without_locks_warns_of_nothing(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     machine.run("systemctl", "start", "virtlockd.service")
     pid = machine.main_pid
     machine.run("systemctl", "stop", "virtlockd.service")
     assert machine.journal(f"_PID={pid}", "--priority=warning") == []
 
 
-def test_idle_daemon_ends_and_comes_back(machine: Machine) -> None:
+def test_idle_daemon_ends_and_comes_back(own_units_machine: Machine) -> None:
+    machine = own_units_machine
     (machine.root / "etc/default/virtlockd").write_text("VIRTLOCKD_ARGS=--timeout=1\n")
     image = machine.make_image("disk")
     for _ in range(2):
@@ -197,6 +201,11 @@ def test_sandbox_keeps_the_system_itself_out_of_reach(machine: Machine) -> None:
     assert capabilities["CapBnd:"] == dac_override | fowner | kill
     assert "\nSeccomp:\t2\n" in status
     assert "\nNoNewPrivs:\t1\n" in status
+
+
+def test_units_are_well_formed(machine: Machine) -> None:
+    units = ("virtlockd.service", "virtlockd.socket", "virtlockd-admin.socket")
+    assert machine.run("systemd-analyze", "verify", "--man=no", *units) == ""
 
 
 def test_exposure_is_what_the_documentation_says(machine: Machine) -> None:
