@@ -57,6 +57,21 @@ class StatusConnection:
             yield from page["locks"]
             after = page["next"]
 
+    def find(self, lockspace: str, name: str) -> dict[str, Any] | None:
+        """Return the lock on a resource, or None where nobody holds it."""
+        lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"lockspace": lockspace, "resource": name})[
+            "lock"
+        ]
+        return lock
+
+    def find_file(self, device: int, inode: int) -> dict[str, Any] | None:
+        """Return the lock on a file, whatever name it was locked by, or None.
+
+        :param device: of the file system; of a block device its own number, and then ``inode`` is -1.
+        """
+        lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"device": device, "inode": inode})["lock"]
+        return lock
+
     def release(self, lockspace: str, name: str) -> list[int]:
         """End the holdings of owners that are gone or unknown.
 

@@ -6,6 +6,7 @@ import sys
 from lockd.client.errors import Busy, ClientError, PermissionDenied, Unavailable
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.parser import make_parser
+from lockd.ctl.terminal import print_error
 
 
 def main() -> None:
@@ -34,5 +35,5 @@ def main() -> None:
 
 
 def _report(message: str, status: Exit) -> Exit:
-    print(f"lockctl: {message}", file=sys.stderr)
+    print_error(message)
     return status

@@ -1,38 +1,186 @@
-"""``lockctl status``: which locks are held."""
+"""``lockctl status``: which locks are held, by whom, and whether the kernel agrees."""
 
 import argparse
-import json
-from typing import Any
+import sys
+from typing import Any, Final
 
-from lockd.client.status import StatusConnection
-from lockd.ctl.exits import Exit
+from lockd.client.errors import ClientError
+from lockd.client.plugin_config import read_plugin_config
+from lockd.ctl import terminal
+from lockd.ctl.columns import COLUMNS, DEFAULT, Column, columns_named
+from lockd.ctl.disk_argument import find_disk
+from lockd.ctl.exits import Exit, Failure
+from lockd.ctl.holdings import AGREES, Holding, overview
+from lockd.ctl.terminal import Table
+
+_WATCH_SECONDS: Final = 2.0
+
+_YIELDING: Final = {"PATH": 24, "NAME": 16, "LOCKSPACE": 16, "SLOW": 12, "RESOURCE": 24, "OWNER": 8}
+"""Columns that may be cut to fit a terminal, the first one first, and how wide they stay."""
+
+_PATHS: Final = {"RESOURCE", "PATH", "LOCKSPACE", "SLOW"}
+
+_EXAMPLES: Final = """\
+examples:
+  lockctl status
+  lockctl status /var/lib/libvirt/images/vm1.qcow2
+  lockctl status --output +UUID,KERNEL --watch
+  lockctl status --json | jq '.locks[] | select(.kernel != "yes")'
+"""
 
 
 def add_parser(commands: Any) -> None:
     """Add the command's options."""
-    parser = commands.add_parser("status", help="list the locks that are held")
-    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    names = "\n".join(f"  {column.name:11} {column.help}" for column in COLUMNS.values())
+    parser = commands.add_parser(
+        "status",
+        help="list the locks that are held",
+        description="List the locks that this user's daemon holds, on all disks or on some.",
+        epilog=f"columns:\n{names}\n\n{_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("disks", nargs="*", metavar="DISK", help="only the locks on these disks")
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON, with all columns")
+    parser.add_argument("-n", "--noheadings", action="store_true", help="print no headings")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="LIST",
+        help=f"print these columns; +LIST adds to {','.join(DEFAULT)}",
+    )
+    parser.add_argument("--output-all", action="store_true", help="print all columns")
+    parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only the locks of this owner")
+    parser.add_argument("-r", "--raw", action="store_true", help="print cells with one blank between them")
+    parser.add_argument("-u", "--notruncate", action="store_true", help="cut nothing to fit the terminal")
+    parser.add_argument(
+        "--images", metavar="DIR", help="learn from the files below DIR which disks lease files stand for"
+    )
+    parser.add_argument("--watch", action="store_true", help="keep the list up to date on the terminal")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:
     """List the locks."""
-    with StatusConnection.connect() as connection:
-        rows = [
-            {
-                "mode": lock["mode"],
-                "owner": owner["name"],
-                "pid": owner["pid"],
-                "since": lock["since"],
-                "resource": lock["path"],
-            }
-            for lock in connection.locks()
-            for owner in lock["owners"]
-        ]
-    if options.json:
-        print(json.dumps({"locks": rows}, indent=3))
-        return Exit.DONE
-    print(f"{'MODE':9} {'OWNER':16} {'PID':>7} RESOURCE")
-    for row in rows:
-        print(f"{row['mode']:9} {row['owner'] or '-':16} {row['pid']:7} {row['resource']}")
+    columns = _columns(options)
+    if not options.watch:
+        return _print_once(options, columns)
+    if options.json or options.raw or not terminal.is_terminal(sys.stdout):
+        raise Failure("--watch needs a terminal, and prints a table to it", Exit.USAGE)
+    # Imported late: few watch, and most want an answer at once.
+    from lockd.ctl.watch import watch
+
+    watch(lambda: _watched(options, columns), _WATCH_SECONDS)
     return Exit.DONE
+
+
+def _columns(options: argparse.Namespace) -> list[Column]:
+    if options.output_all or (options.json and options.output is None):
+        return list(COLUMNS.values())
+    try:
+        return columns_named(options.output or ",".join(DEFAULT))
+    except ValueError as error:
+        raise Failure(str(error), Exit.USAGE) from None
+
+
+def _print_once(options: argparse.Namespace, columns: list[Column]) -> Exit:
+    found = overview()
+    holdings = _chosen(found.holdings, options)
+    if options.json:
+        # Imported late: the table does without.
+        import json
+
+        rows = [{column.name.lower(): column.value(holding) for column in columns} for holding in holdings]
+        print(json.dumps({"locks": rows}, indent=3))
+    else:
+        limit = terminal.size(sys.stdout)[0] if terminal.is_terminal(sys.stdout) else None
+        for line in _lines(holdings, columns, options, limit):
+            print(line)
+    sys.stdout.flush()
+    if found.note is not None:
+        terminal.print_error(found.note)
+    return _verdict(holdings)
+
+
+def _verdict(holdings: list[Holding]) -> Exit:
+    wrong = sum(_is_wrong(holding) for holding in holdings)
+    if not wrong:
+        return Exit.DONE
+    locks = "one lock" if wrong == 1 else f"{wrong} locks"
+    terminal.print_error(f"the kernel does not agree on {locks}: see lockctl status --output +KERNEL,PATH")
+    return Exit.NO
+
+
+def _watched(options: argparse.Namespace, columns: list[Column]) -> list[str]:
+    limit = None if options.notruncate else terminal.size(sys.stdout)[0]
+    try:
+        found = overview()
+        lines = _lines(_chosen(found.holdings, options), columns, options, limit)
+    except (ClientError, Failure) as error:
+        return [terminal.printable(str(error))]
+    return lines if found.note is None else [*lines, found.note]
+
+
+def _chosen(holdings: list[Holding], options: argparse.Namespace) -> list[Holding]:
+    """Return the holdings that were asked for, with the disks they protect as far as those are known."""
+    holdings = _with_disks(holdings, options)
+    if options.pid is not None:
+        holdings = [holding for holding in holdings if holding.pid == options.pid]
+    if options.disks:
+        config = read_plugin_config()
+        disks = [find_disk(disk, config) for disk in options.disks]
+        holdings = [holding for holding in holdings if any(disk.is_held_by(holding) for disk in disks)]
+    return holdings
+
+
+def _with_disks(holdings: list[Holding], options: argparse.Namespace) -> list[Holding]:
+    unknown = [holding for holding in holdings if holding.disk is None]
+    if not unknown:
+        return holdings
+    # Imported late: without lease files there is nothing to hash, and no process to look at.
+    from lockd.ctl.disks import disks_of_holdings
+
+    known = disks_of_holdings(unknown, options.images)
+    return [holding._replace(disk=holding.disk or known.get(holding.path)) for holding in holdings]
+
+
+def _lines(
+    holdings: list[Holding], columns: list[Column], options: argparse.Namespace, limit: int | None
+) -> list[str]:
+    if options.raw:
+        headings = [] if options.noheadings else [" ".join(column.name for column in columns)]
+        return headings + [" ".join(_raw(column, holding) for column in columns) for holding in holdings]
+    table = Table(
+        [column.name for column in columns],
+        {column.name for column in columns if column.right},
+        _YIELDING,
+        _PATHS,
+    )
+    rows = [[_cell(column, holding) for column in columns] for holding in holdings]
+    lines = table.lines(
+        rows,
+        None if options.notruncate else limit,
+        terminal.ellipsis(sys.stdout),
+        headings=not options.noheadings,
+    )
+    if terminal.has_colour(sys.stdout):
+        first = len(lines) - len(holdings)
+        for number, holding in enumerate(holdings, start=first):
+            if _is_wrong(holding) or holding.fencing is not None:
+                lines[number] = terminal.alarming(lines[number])
+    return lines
+
+
+def _is_wrong(holding: Holding) -> bool:
+    return holding.kernel not in {AGREES, None}
+
+
+def _cell(column: Column, holding: Holding) -> str:
+    value = (column.short or column.value)(holding)
+    return "-" if value is None else terminal.printable(str(value))
+
+
+def _raw(column: Column, holding: Holding) -> str:
+    # As lslocks does: a blank in a cell would be taken for the end of it.
+    value = column.value(holding)
+    return "" if value is None else terminal.printable(str(value)).replace(" ", "\\x20")

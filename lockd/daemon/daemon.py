@@ -70,7 +70,7 @@ class Daemon:
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,
         )
-        status_program = StatusProgram(self.table, self.locker, self.owners, self.lock_server)
+        status_program = StatusProgram(self.table, self.locker, self.owners, self.lock_server, pid_file)
         self.admin_server = Server(
             "admin",
             self.reactor,

@@ -45,6 +45,12 @@ def taken_over(resource: Resource, owner: int, process: OwnerProcess | None) -> 
     _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, owner, process)
 
 
+def released_by_force(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
+    """Log that an administrator ends the holdings of an owner that is gone."""
+    message = "an administrator takes the lock of %s, which is gone, on %s"
+    _log(logging.WARNING, RELEASED, message, resource.lockspace, resource.name, owner, process)
+
+
 def fenced(process: OwnerProcess) -> None:
     """Log that an owner is killed for its locks."""
     _logger.warning(

@@ -43,11 +43,7 @@ class OwnerProcess:
 
     def has_ended(self) -> bool:
         """Whether the process is known to have ended, by asking the kernel now."""
-        if self.pidfd is None:
-            return self.dead.is_set()
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return self.dead.is_set() if self.pidfd is None else _has_ended(self.pidfd)
 
     def describe(self) -> str:
         """Return the words for an error message or the log."""
@@ -81,6 +77,23 @@ def open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (OSError, OverflowError):
         return None
+
+
+def was_running(pid: int, moment: float) -> bool:
+    """Whether a process of this pid lives that was there at that moment already, in seconds since the epoch."""
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
+        return os.path.exists(f"/proc/{pid}")  # there are no descriptors left, maybe
+    try:
+        return not _has_ended(pidfd) and _started(pid) <= moment + 1
+    finally:
+        os.close(pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _started(pid: int) -> float:

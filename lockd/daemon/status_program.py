@@ -1,18 +1,22 @@
 """The status program: what ``lockctl`` asks of a running daemon."""
 
 import os
+from heapq import nsmallest
 from time import time
 from typing import Any, Final
 
 from lockd import __version__
+from lockd.daemon import events
 from lockd.daemon.explain import owner_words
 from lockd.daemon.locker import Locker
+from lockd.daemon.owner_process import was_running
 from lockd.daemon.owners import Owners
 from lockd.daemon.server import Server, error_reply
 from lockd.daemon.session import Session
-from lockd.locks.resource import Resource
+from lockd.locks.errors import UnknownLockspace
+from lockd.locks.resource import Resource, State
 from lockd.locks.table import LockTable
-from lockd.wire.errors import invalid_argument, operation_invalid, rpc_error
+from lockd.wire.errors import ErrorReply, invalid_argument, operation_invalid, resource_busy, rpc_error
 from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.status import Procedure, decode_document, encode_document
 
@@ -20,35 +24,53 @@ _PAGE_LOCKS: Final = 500
 """Locks told in one reply: about 2 ms of the reactor's time."""
 
 
+class Refused(Exception):
+    """The question cannot be answered."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
 class StatusProgram:
     """Answers the calls of the status program; on the admin socket, so to the daemon's own user only."""
 
-    def __init__(self, table: LockTable, locker: Locker, owners: Owners, lock_server: Server) -> None:
+    def __init__(
+        self, table: LockTable, locker: Locker, owners: Owners, lock_server: Server, pid_file: int
+    ) -> None:
         self._table = table
         self._locker = locker
         self._owners = owners
         self._lock_server = lock_server
+        self._pid_file = pid_file
         self._started = time()
 
     def answer(self, _session: Session, call: Frame) -> bytes | None:
         """Return the reply's bytes."""
         try:
             question = decode_document(call.payload)
+            match call.procedure:
+                case Procedure.LOCKS:
+                    document = self._locks(question)
+                case Procedure.DAEMON:
+                    document = self._daemon()
+                case Procedure.RELEASE:
+                    document = self._release(question)
+                case Procedure.FIND:
+                    document = self._find(question)
+                case _:
+                    return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
         except ValueError:
             return error_reply(call, rpc_error("Unable to decode message payload"))
-        match call.procedure:
-            case Procedure.LOCKS:
-                return encode_reply(call, encode_document(self._locks(question)))
-            case Procedure.DAEMON:
-                return encode_reply(call, encode_document(self._daemon()))
-            case Procedure.RELEASE:
-                return self._release(call, question)
-        return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+        except Refused as refusal:
+            return error_reply(call, refusal.reply)
+        return encode_reply(call, encode_document(document))
 
     def _daemon(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "pid_file": self._pid_file,
             "started": self._started,
             "clients": len(self._lock_server.sessions),
             "locks": len(self._table),
@@ -59,19 +81,44 @@ class StatusProgram:
         """Return a page of the locks: those that were asked for after the one that ``after`` numbers."""
         after = question.get("after", 0)
         if not isinstance(after, int):
-            after = 0
-        later = [resource for resource in self._table if resource.number > after]
-        later.sort(key=lambda resource: resource.number)
-        page = later[:_PAGE_LOCKS]
-        connections = {session.owner.pid: session.id for session in self._owner_sessions()}
+            raise Refused(invalid_argument("after has to be a number"))
+        page = nsmallest(
+            _PAGE_LOCKS, (resource.number for resource in self._table if resource.number > after)
+        )
+        last = page[-1] if page else 0
+        told = [resource for resource in self._table if after < resource.number <= last]
+        told.sort(key=lambda resource: resource.number)
+        connections = self._connections()
         return {
-            "locks": [self._lock(resource, connections) for resource in page],
-            "next": page[-1].number if len(later) > len(page) else None,
+            "locks": [self._lock(resource, connections) for resource in told],
+            "next": last if len(page) == _PAGE_LOCKS else None,
         }
 
-    def _owner_sessions(self) -> list[Any]:
+    def _find(self, question: dict[str, Any]) -> dict[str, Any]:
+        match question:
+            case {"lockspace": str(lockspace), "resource": str(name)}:
+                resource = self._resource(lockspace, name)
+            case {"device": int(device), "inode": int(inode)}:
+                holder = self._table.inodes.holder((device, inode))
+                resource = holder if isinstance(holder, Resource) else None
+            case _:
+                raise Refused(invalid_argument("lockspace and resource, or device and inode are needed"))
+        return {"lock": None if resource is None else self._lock(resource, self._connections())}
+
+    def _resource(self, lockspace: str, name: str) -> Resource | None:
+        try:
+            return self._table.find(lockspace, name)
+        except UnknownLockspace:
+            return None
+
+    def _connections(self) -> dict[int, int]:
+        """Return the number of each owner's own connection: while it lasts, the owner keeps its locks."""
         sessions = self._lock_server.sessions.values()
-        return [session for session in sessions if session.owner and session.owner.pid == session.peer_pid]
+        return {
+            session.peer_pid: session.id
+            for session in sessions
+            if session.owner is not None and session.owner.pid == session.peer_pid
+        }
 
     def _lock(self, resource: Resource, connections: dict[int, int]) -> dict[str, Any]:
         claim = resource.claim
@@ -88,6 +135,7 @@ class StatusProgram:
             "device": None if claim is None else claim.identity[0],
             "inode": None if claim is None else claim.identity[1],
             "fd": None if claim is None else claim.fd,
+            "doubt": resource.doubt,
             "owners": [self._owner(pid, count, connections) for pid, count in resource.owners.items()],
         }
 
@@ -104,20 +152,31 @@ class StatusProgram:
             "connection": connections.get(pid),
         }
 
-    def _release(self, call: Frame, question: dict[str, Any]) -> bytes:
+    def _release(self, question: dict[str, Any]) -> dict[str, Any]:
         """End the holdings of owners that are gone or unknown, on one resource."""
-        lockspace, name = question.get("lockspace"), question.get("resource")
-        if not isinstance(lockspace, str) or not isinstance(name, str):
-            return error_reply(call, invalid_argument("lockspace and resource are needed"))
-        resource = next((r for r in self._table if (r.lockspace, r.name) == (lockspace, name)), None)
+        match question:
+            case {"lockspace": str(lockspace), "resource": str(name)}:
+                resource = self._resource(lockspace, name)
+            case _:
+                raise Refused(invalid_argument("lockspace and resource are needed"))
         if resource is None:
-            return error_reply(call, operation_invalid(f"{name} is not locked"))
+            raise Refused(resource_busy(f"Lockspace resource '{name}' is not locked"))
+        if resource.state is not State.HELD:
+            raise Refused(operation_invalid(f"{name} is {resource.state.value} just now"))
         owners = list(resource.owners)
         for pid in owners:
-            process = self._owners.get(pid)
-            if process is not None and process.pidfd is not None:
-                words = owner_words(pid, process)
-                return error_reply(call, operation_invalid(f"{name} is held by {words}, which is alive here"))
+            self._check_gone(resource, pid)
         for pid in owners:
+            events.released_by_force(resource, pid, self._owners.get(pid))
             self._locker.release_by_force(resource, pid)
-        return encode_reply(call, encode_document({"released": owners}))
+        return {"released": owners}
+
+    def _check_gone(self, resource: Resource, pid: int) -> None:
+        """Refuse to take a lock from an owner that may still write (Invariant 2)."""
+        process = self._owners.get(pid)
+        watched = process is not None and process.pidfd is not None
+        if watched or was_running(pid, resource.since):
+            words = owner_words(pid, process)
+            raise Refused(
+                operation_invalid(f"{resource.name} is held by {words}, which is alive on this host")
+            )

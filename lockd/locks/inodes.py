@@ -120,7 +120,11 @@ class Inodes:
 
         :raises OSError: as lstat(2) says.
         """
-        claim = self._claims.get(identity_of(os.lstat(path)))
+        return self.holder(identity_of(os.lstat(path)))
+
+    def holder(self, identity: Identity) -> Any | None:
+        """Return the holder of the claim on an inode, or None."""
+        claim = self._claims.get(identity)
         return None if claim is None else claim.holder
 
     def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:

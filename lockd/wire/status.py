@@ -18,11 +18,17 @@ DOCUMENT_MAX = 16 * 1024 * 1024
 
 
 class Procedure(IntEnum):
-    """What can be asked of the status program; each takes and returns one document."""
+    """What can be asked of the status program; each takes and returns one document.
+
+    LOCKS: a page of the locks, those after the one whose number is ``after``. FIND: the lock on a resource
+    (``lockspace``, ``resource``) or on a file (``device``, ``inode``). RELEASE: end the holdings of owners that
+    are gone, on a resource.
+    """
 
     LOCKS = 1
     DAEMON = 2
     RELEASE = 3
+    FIND = 4
 
 
 def encode_document(document: dict[str, Any]) -> bytes:
