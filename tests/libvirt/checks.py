@@ -1,5 +1,6 @@
 """What the kernel has, and virsh says, of a guest's disk."""
 
+import os
 from pathlib import Path
 
 from tests.kernel_locks import KernelLock, locks_on
@@ -20,5 +21,9 @@ def held_by_nobody(host: Host, image: Path) -> bool:
 
 
 def refused(host: Host, image: Path) -> str:
-    """What virsh says of an image that somebody else holds."""
-    return f"resource busy: Lockspace resource '{host.resource(image)}' is locked"
+    """What virsh says of an image that this process holds; lockd also says who that is."""
+    words = f"resource busy: Lockspace resource '{host.resource(image)}' is locked"
+    if host.running_lock_daemon == "lockd":
+        name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+        words += f" by process {name} (pid {os.getpid()})"
+    return words

@@ -83,6 +83,10 @@ class RefusedError(Exception):
     """What a request is answered with when it fails; `args[0]` is the errno."""
 
 
+# The key and the pid of another host's process: no pid is as large here.
+ELSEWHERE = 2**31 - 1
+
+
 @dataclass
 class Lock:
     """A POSIX lock of a process on the bytes `start` to `end`, both included.
@@ -249,6 +253,11 @@ class Filesystem:
     def do_destroy(self, node: Node, arguments: bytes) -> bytes:
         return b""
 
+    def lock_elsewhere(self, path: str) -> None:
+        """Lock a file for a process of another host, whose pid says nothing here."""
+        [node] = [node for where, node in _walk(PurePosixPath(), self.nodes[ROOT]) if str(where) == path]
+        node.locks.append(Lock(ELSEWHERE, ELSEWHERE, fcntl.F_WRLCK, 0, 0))
+
     def locks(self) -> list[dict[str, Any]]:
         """Every lock held: path below the mount point, pid of its owner, kind, first and last byte."""
         return [
@@ -364,6 +373,9 @@ class Server:
 
     def on_locks(self) -> list[dict[str, Any]]:
         return self.filesystem.locks()
+
+    def on_lock_elsewhere(self, path: str) -> None:
+        self.filesystem.lock_elsewhere(path)
 
     def _report_arrival(self) -> None:
         if self.awaited is not None and self.arrived[self.awaited[0]] >= self.awaited[1]:

@@ -50,6 +50,10 @@ class HangingFilesystem:
         number: int = self._command("arrived", operation)
         return number
 
+    def lock_elsewhere(self, path: str) -> None:
+        """Lock the first byte of a file, given by its path below the mount point, for another host."""
+        self._command("lock_elsewhere", path)
+
     def locks(self) -> list[ServerLock]:
         """The server's lock table."""
         return [ServerLock(held["path"], held["pid"], held["exclusive"]) for held in self._command("locks")]
