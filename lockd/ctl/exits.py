@@ -14,6 +14,9 @@ class Exit(IntEnum):
     FAILED = 74
     BUSY = 75
     NO_PERMISSION = 77
+    NO_EXEC = 126
+    NO_COMMAND = 127
+    """As a shell says of a command that cannot be run, or is not there."""
 
 
 class Failure(Exception):

@@ -2,7 +2,7 @@
 
 import argparse
 
-from lockd.ctl import status
+from lockd.ctl import acquire, clean, release, resource, run, status, who
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -14,6 +14,6 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (status,):
+    for module in (status, who, resource, run, acquire, release, clean):
         module.add_parser(commands)
     return parser

@@ -1,0 +1,58 @@
+"""``lockctl resource``: which lock libvirt takes for a disk."""
+
+import argparse
+from typing import Any, Final
+
+from lockd.client.plugin_config import read_plugin_config
+from lockd.ctl import terminal
+from lockd.ctl.disk_argument import find_disk
+from lockd.ctl.exits import Exit
+from lockd.ctl.terminal import print_error
+
+_EXAMPLE: Final = """\
+example:
+  lockctl resource /dev/vg0/vm1
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's options."""
+    parser = commands.add_parser(
+        "resource",
+        help="say which lock libvirt takes for a disk",
+        description="Say which lock libvirt takes for a disk: its lockspace and name, by qemu-lockd.conf. "
+        "It asks no daemon, and the disk need not exist.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Print a disk's resource."""
+    config = read_plugin_config()
+    disk = find_disk(options.disk, config)
+    resource = disk.resource
+    if options.json:
+        # Imported late: the text does without.
+        import json
+
+        facts = {
+            "disk": disk.path,
+            "lockspace": resource.lockspace,
+            "resource": resource.name,
+            "path": resource.path,
+            "autocreate": resource.autocreate,
+        }
+        print(json.dumps(facts, indent=3))
+    else:
+        lockspace = resource.lockspace or "none: the file itself is locked"
+        print(f"lockspace: {terminal.printable(lockspace)}")
+        print(f"resource:  {terminal.printable(resource.name)}")
+        print(f"file:      {terminal.printable(resource.path)}")
+    if not config.auto_disk_leases:
+        print_error("libvirt does not take it: auto_disk_leases is 0 in qemu-lockd.conf")
+    return Exit.DONE

@@ -1,0 +1,65 @@
+"""``lockctl run``: a command that holds the locks of disks for as long as it lives."""
+
+import argparse
+import os
+import shutil
+import signal
+from typing import Any, Final
+
+from lockd.ctl import taking
+from lockd.ctl.exits import Exit, Failure
+
+_SEPARATOR: Final = "--"
+
+_EXAMPLE: Final = """\
+example:
+  lockctl run vm1.qcow2 -- qemu-img check vm1.qcow2
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's options."""
+    parser = commands.add_parser(
+        "run",
+        help="hold the locks of disks for as long as a command runs",
+        description="Take the locks of disks and become the command. It inherits the connection that holds "
+        "them, so they end when it ends, however that comes about. A command that closes descriptors which it "
+        "does not know is killed, as a guest that loses its locks would be.",
+        usage="lockctl run [-h] [--shared] [--wait SECONDS] DISK... -- COMMAND...",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    taking.add_arguments(parser)
+    parser.add_argument("disks", nargs="+", metavar="DISK", help="path of a disk, as in the guest's XML")
+    parser.set_defaults(run=run)
+
+
+def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return lockctl's own arguments, and for ``run`` those after the first ``--``, which are the command's."""
+    if arguments[:1] != ["run"] or _SEPARATOR not in arguments:
+        return arguments, []
+    at = arguments.index(_SEPARATOR)
+    return arguments[:at], arguments[at + 1 :]
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Take the locks and become the command; it returns only where that fails."""
+    command: list[str] = options.command
+    if not command:
+        raise Failure("a command is missing: lockctl run DISK... -- COMMAND...", Exit.USAGE)
+    program = shutil.which(command[0])
+    if program is None:
+        raise Failure(f"{command[0]}: there is no such command", Exit.NO_COMMAND)
+    disks = taking.find_disks(options.disks)
+    connection = taking.take(disks, os.path.basename(command[0]), shared=options.shared, wait=options.wait)
+    # As libvirt leaves it to a guest: nothing in the command can give the locks away.
+    connection.restrict()
+    connection.detach()
+    # Python ignores these, and what is ignored stays so through an exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execv(program, command)
+    except OSError as error:
+        raise Failure(f"{program}: {error.strerror}", Exit.NO_EXEC) from None

@@ -1,0 +1,162 @@
+"""``lockctl who``: who holds a disk, and so keeps a guest from starting."""
+
+import argparse
+import os
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from lockd.client.errors import Unavailable, UnknownProgram
+from lockd.client.plugin_config import PluginConfig, read_plugin_config
+from lockd.client.status import StatusConnection
+from lockd.ctl import processes, terminal
+from lockd.ctl.disk_argument import Disk, find_disk
+from lockd.ctl.exits import Exit, Failure
+from lockd.ctl.file_locks import lock_holder
+from lockd.ctl.holdings import Holding, holdings_of
+
+_EXAMPLE: Final = """\
+example:
+  lockctl who /var/lib/libvirt/images/vm1.qcow2
+
+It ends with 0 where somebody holds the disk, and with 1 where nobody does.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's options."""
+    parser = commands.add_parser(
+        "who",
+        help="say who holds a disk",
+        description="Say who holds a disk, itself or by its lease file: a guest, another process of this host, "
+        "or another host.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Say who holds a disk."""
+    config = read_plugin_config()
+    disks = _names_of(options.disk, config)
+    holders = [_holder_of_holding(holding) for holding in _told_by_daemon(disks)]
+    holders = holders or _told_by_kernel(disks)
+    if options.json:
+        # Imported late: the text does without.
+        import json
+
+        print(json.dumps({"disk": disks[0].path, "holders": holders}, indent=3))
+    elif holders:
+        for holder in holders:
+            print(terminal.printable(_sentence(disks[0], holder)))
+    else:
+        print(terminal.printable(f"nobody holds {disks[0].path}{_users_of(disks[0])}"))
+    return Exit.DONE if holders else Exit.NO
+
+
+def _names_of(argument: str, config: PluginConfig) -> list[Disk]:
+    """Return the disk by the name that was given, and by the one that links lead to: guests may use either."""
+    disk = find_disk(argument, config)
+    target = find_disk(os.path.realpath(disk.path), config)
+    disks = [disk] if target == disk else [disk, target]
+    if disk.identity is None and not any(
+        os.path.lexists(resource.path) for disk in disks for resource in disk.resources
+    ):
+        raise Failure(f"{disk.path}: there is no such disk, and no lock file for it")
+    return disks
+
+
+# Who it is
+
+
+def _told_by_daemon(disks: list[Disk]) -> list[Holding]:
+    """Return the holdings of a disk, where lockd runs and has any."""
+    try:
+        with StatusConnection.connect() as connection:
+            for disk in disks:
+                for resource in disk.resources:
+                    lock = connection.find(resource.lockspace, resource.name)
+                    if lock is not None:
+                        return holdings_of(lock, None)
+                if disk.identity is not None:
+                    lock = connection.find_file(*disk.identity)
+                    if lock is not None:
+                        return holdings_of(lock, None)
+    except (UnknownProgram, Unavailable):
+        pass  # the kernel can tell something all the same
+    return []
+
+
+def _holder_of_holding(holding: Holding) -> dict[str, Any]:
+    words = f'domain "{holding.owner}" (pid {holding.pid})' if holding.owner else f"pid {holding.pid}"
+    return {
+        "holder": words,
+        "kind": "owner",
+        "owner": holding.owner,
+        "uuid": holding.uuid,
+        "pid": holding.pid,
+        "since": holding.since,
+        "mode": "exclusive" if holding.exclusive else "shared",
+        "path": holding.path,
+    }
+
+
+def _told_by_kernel(disks: list[Disk]) -> list[dict[str, Any]]:
+    """Return who holds the file of a disk's lock, or the disk itself, without the daemon."""
+    for disk in disks:
+        for resource in disk.resources:
+            try:
+                pid = lock_holder(resource.path)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                raise Failure(f"{resource.path}: permission denied", Exit.NO_PERMISSION) from None
+            except OSError as error:
+                raise Failure(f"{resource.path}: {error.strerror}") from None
+            if pid is not None:
+                return [_holder_of_process(pid, resource.path)]
+    return []
+
+
+def _holder_of_process(pid: int, path: str) -> dict[str, Any]:
+    here = pid > 0
+    words = processes.describe(pid) if here else "another host, or a process that this one cannot see"
+    return {
+        "holder": words,
+        "kind": "process" if here else "unknown",
+        "owner": None,
+        "uuid": None,
+        "pid": pid if here else None,
+        "since": None,
+        "mode": None,
+        "path": path,
+    }
+
+
+# Words
+
+
+def _sentence(disk: Disk, holder: dict[str, Any]) -> str:
+    parts = [f"{disk.path} is held by {holder['holder']}"]
+    if holder["uuid"] is not None:
+        parts.append(f"uuid {holder['uuid']}")
+    if holder["mode"] is not None:
+        parts.append(holder["mode"])
+    if holder["since"] is not None:
+        parts.append(time.strftime("since %Y-%m-%d %H:%M:%S", time.localtime(holder["since"])))
+    if holder["path"] != disk.path:
+        parts.append(f"by {holder['path']}")
+    return ", ".join(parts)
+
+
+def _users_of(disk: Disk) -> str:
+    """Return the words for processes that have a disk open without its lock; none where there are none."""
+    with suppress(OSError):
+        users = processes.processes_with(os.stat(disk.path))
+        if users:
+            return f", but it is open in {', '.join(map(processes.describe, users))}"
+    return ""
