@@ -48,6 +48,7 @@ def _short_name(request: pytest.FixtureRequest) -> str:
 def prepared_lease(host: Host, image: Path) -> Path:
     """The file of the image's lock, made where nobody did yet: an outside locker needs it to be there."""
     lease = host.lease(image)
+    lease.parent.mkdir(mode=0o700, exist_ok=True)
     lease.touch()
     return lease
 
