@@ -4,13 +4,14 @@ Names, order and error texts are virtlockd's, as measured; ``virt-admin`` shows 
 """
 
 import grp
+import logging
 import pwd
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from lockd.daemon.log_settings import LogSettingError
-from lockd.daemon.server import Server, error_reply
+from lockd.daemon.server import Server, refuse
 from lockd.daemon.session import Session
 from lockd.wire import admin
 from lockd.wire.admin import Arguments, Client, Parameter, ParameterType, Procedure, ShutdownFlags
@@ -23,6 +24,7 @@ from lockd.wire.errors import (
     no_server,
     operation_invalid,
     rpc_error,
+    signed,
     system_error,
     unsupported_argument,
     unsupported_flags,
@@ -60,6 +62,8 @@ _FUNCTIONS: Final = {
     Procedure.DAEMON_SHUTDOWN: "adminConnectDaemonShutdown",
 }
 """The names that virtlockd's error messages give; part of what a client can see."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -102,13 +106,13 @@ class AdminProgram:
         """Return the reply's bytes."""
         procedure = self._procedures.get(call.procedure)
         if procedure is None:
-            return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+            return refuse(session, call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
         try:
             result = procedure(session, Arguments(call.payload))
         except Refused as refused:
-            return error_reply(call, refused.reply)
+            return refuse(session, call, refused.reply)
         except DecodeError:
-            return error_reply(call, rpc_error("Unable to decode message payload"))
+            return refuse(session, call, rpc_error("Unable to decode message payload"))
         # A client that has ended its own connection gets no reply.
         return b"" if session.closed else encode_reply(call, result)
 
@@ -217,6 +221,7 @@ class AdminProgram:
         client, flags = arguments.client(), arguments.uint32()
         session = _session_of(self._server(client.server), client.id)
         _no_flags(Procedure.CLIENT_CLOSE, flags)
+        _logger.info("client %d of %s is disconnected", session.id, client.server)
         session.close()
         return b""
 
@@ -287,6 +292,7 @@ class AdminProgram:
         timeout, flags = arguments.uint32(), arguments.uint32()
         _no_flags(Procedure.SET_DAEMON_TIMEOUT, flags)
         self._daemon.timeout = timeout or None
+        _logger.info("the daemon ends after %d seconds without clients and locks; 0 is never", timeout)
         return b""
 
     def _daemon_shutdown(self, _session: Session, arguments: Arguments) -> bytes:
@@ -296,6 +302,7 @@ class AdminProgram:
         if flags & ShutdownFlags.PRESERVE and held:
             message = f"{held} locks are held, and would end with the daemon: nothing can preserve them"
             raise Refused(operation_invalid(message))
+        _logger.info("an administrator ends the daemon")
         # In the next turn: the reply goes out in this one.
         self._daemon.reactor.again(self._daemon.stop)
         return b""

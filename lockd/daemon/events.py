@@ -35,9 +35,8 @@ def released(resource: Resource, owner: int, process: OwnerProcess | None) -> No
 
 
 def refused(lockspace: str, name: str, reason: str, process: OwnerProcess) -> None:
-    """Log that a lock was not granted, and why."""
-    message = f"%s was refused %s: {reason}".replace("%", "%%").replace("%%s", "%s")
-    _log(logging.INFO, REFUSED, message, lockspace, name, process.pid, process)
+    """Log that a lock was not granted, and why; an error, as it is to virtlockd: some guest does not start."""
+    _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, process.pid, process, reason)
 
 
 def taken_over(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
@@ -68,6 +67,7 @@ def _log(
     name: str,
     owner: int,
     process: OwnerProcess | None,
+    *details: str,
 ) -> None:
     fields = {
         "MESSAGE_ID": message_id,
@@ -76,7 +76,8 @@ def _log(
         **_owner_fields(owner, process),
     }
     who = process.describe() if process is not None else f"pid {owner}"
-    _logger.log(level, message, who, f"{lockspace}/{name}" if lockspace else name, extra={"fields": fields})
+    what = f"{lockspace}/{name}" if lockspace else name
+    _logger.log(level, message, who, what, *details, extra={"fields": fields})
 
 
 def _owner_fields(owner: int, process: OwnerProcess | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from lockd.daemon.explain import busy_message
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
 from lockd.daemon.replies import lock_error_reply
-from lockd.daemon.server import error_reply
+from lockd.daemon.server import error_reply, refuse
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
@@ -79,7 +79,7 @@ class LockProgram:
         """Return the reply's bytes; None where ``session.finish`` will be given them later."""
         procedure = self._procedures.get(call.procedure)
         if procedure is None:
-            return error_reply(call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
+            return refuse(session, call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
         try:
             rest = procedure(session, call.payload)
         except (LockError, Refused, DecodeError) as error:
@@ -104,13 +104,15 @@ class LockProgram:
         match error:
             case LockError():
                 message = self._message(error)
-                if call.procedure == Procedure.ACQUIRE_RESOURCE and session.owner and events.enabled():
-                    lockspace, name, _ = lock.decode_resource(call.payload)
-                    events.refused(lockspace, name, message, session.owner)
-                return error_reply(call, lock_error_reply(error, message))
-            case Refused(reply=reply):
+                reply = lock_error_reply(error, message)
+                if call.procedure != Procedure.ACQUIRE_RESOURCE or session.owner is None:
+                    return refuse(session, call, reply)
+                lockspace, name, _ = lock.decode_resource(call.payload)
+                events.refused(lockspace, name, message, session.owner)
                 return error_reply(call, reply)
-        return error_reply(call, rpc_error("Unable to decode message payload"))
+            case Refused(reply=reply):
+                return refuse(session, call, reply)
+        return refuse(session, call, rpc_error("Unable to decode message payload"))
 
     def _message(self, error: LockError) -> str:
         if isinstance(error, Busy):

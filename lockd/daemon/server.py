@@ -134,6 +134,7 @@ class Server:
     def adopt(self, session: Session) -> None:
         """Serve a client that is connected already."""
         self.sessions[session.id] = session
+        _logger.debug("client %d of %s is pid %d", session.id, self.name, session.peer_pid)
         session.start()
         if len(self.sessions) >= self.limits.max_clients:
             self._set_accepting(accepting=False)
@@ -141,6 +142,7 @@ class Server:
     def ended(self, session: Session) -> None:
         """Forget a client whose connection ends."""
         del self.sessions[session.id]
+        _logger.debug("client %d of %s is gone", session.id, self.name)
         self._on_end(session)
         if not self._accepting:
             self.update_accepting()
@@ -167,17 +169,23 @@ class Server:
             call = without_descriptors(call)
         program = self._programs.get((call.program, call.version))
         if program is None:
-            return error_reply(
-                call, rpc_error(f"Cannot find program {signed(call.program)} version {signed(call.version)}")
-            )
+            what = f"program {signed(call.program)} version {signed(call.version)}"
+            return refuse(session, call, rpc_error(f"Cannot find {what}"))
         if call.status != Status.OK:
-            return error_reply(call, rpc_error(f"Unexpected message status {call.status}"))
+            return refuse(session, call, rpc_error(f"Unexpected message status {call.status}"))
         return program.answer(session, call)
 
 
 def error_reply(call: Frame, error: ErrorReply) -> bytes:
     """Return the bytes of an ERROR reply."""
     return encode_reply(call, error.encode(), Status.ERROR)
+
+
+def refuse(session: Session, call: Frame, error: ErrorReply) -> bytes:
+    """Log an error as virtlockd does, and return the bytes of its reply."""
+    who = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
+    _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)
+    return error_reply(call, error)
 
 
 def _answer_message(message: Frame) -> bytes:
