@@ -42,6 +42,8 @@ _PRIORITY_WORKERS_MAX: Final = 1024
 """lockd has no workers, and only keeps the number for virtlockd, which starts a thread for each of them: asked for
 four billion it aborts, and all locks are lost."""
 
+_PRESERVE: Final = int(ShutdownFlags.PRESERVE)
+
 _FUNCTIONS: Final = {
     Procedure.CONNECT_OPEN: "adminDispatchConnectOpen",
     Procedure.LIST_SERVERS: "adminConnectListServers",
@@ -297,9 +299,9 @@ class AdminProgram:
 
     def _daemon_shutdown(self, _session: Session, arguments: Arguments) -> bytes:
         flags = arguments.uint32()
-        _no_flags(Procedure.DAEMON_SHUTDOWN, flags & ~ShutdownFlags.PRESERVE)
+        _no_flags(Procedure.DAEMON_SHUTDOWN, flags & ~_PRESERVE)
         held = len(self._daemon.table)
-        if flags & ShutdownFlags.PRESERVE and held:
+        if flags & _PRESERVE and held:
             message = f"{held} locks are held, and would end with the daemon: nothing can preserve them"
             raise Refused(operation_invalid(message))
         _logger.info("an administrator ends the daemon")

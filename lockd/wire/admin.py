@@ -96,8 +96,11 @@ class Arguments(Decoder):
         return self.string(STRING_MAX)
 
     def text(self) -> str:
-        """Take a string that may be absent, which means the same as an empty one."""
-        return self.optional_string(STRING_MAX) or ""
+        """Take a string that may be absent, which means the same as an empty one.
+
+        libvirt takes any number but 0 to say that it is there.
+        """
+        return self.string(STRING_MAX) if self.uint32() else ""
 
     def client(self) -> Client:
         """Take a client."""
