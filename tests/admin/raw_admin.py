@@ -9,6 +9,7 @@ from lockd.wire.admin import ParameterType, Procedure
 from lockd.wire.errors import ErrorReply
 from lockd.wire.frames import Frame, FrameReader, FrameType, Status, encode
 from lockd.wire.xdr import Encoder
+from tests.waiting import wait_until
 
 RawParameter = tuple[str, int, int | float | str]
 """Name, type and value; the type need not be a known one."""
@@ -77,7 +78,8 @@ class RawAdmin:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(15)
-        self._socket.connect(str(path))
+        # A daemon that serves at its lock socket may be about to make this one.
+        wait_until(lambda: self._socket.connect_ex(str(path)) == 0, f"{path} is served")
         self._reader = FrameReader(1 << 25)
         self._serial = 0
 
