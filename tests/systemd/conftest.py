@@ -1,22 +1,25 @@
 """Machines with lockd installed in each way, and with libvirt's own virtlockd as the oracle."""
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import Machine, make_install, without_libvirt
+from tests.systemd.machine import DoesNotBootError, Machine, make_install, without_libvirt
 from tests.systemd.tree import CannotMakeTreeError, debian_tree, overlay
 
 
 @pytest.fixture(scope="session")
 def tree() -> Path:
-    """A Debian system with libvirt."""
+    """A Debian system with libvirt, which boots on this machine."""
     try:
-        return debian_tree()
-    except CannotMakeTreeError as error:
-        pytest.skip(f"a machine with systemd cannot be made: {error}")
+        tree = debian_tree()
+        with Machine([tree]):
+            return tree
+    except (CannotMakeTreeError, DoesNotBootError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a machine with systemd cannot be had here: {error}")
 
 
 @pytest.fixture(scope="session")

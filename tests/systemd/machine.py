@@ -46,6 +46,10 @@ class Holder:
         return self.process.stdout.readline().rstrip("\n")
 
 
+class DoesNotBootError(Exception):
+    """A machine does not boot; the text is what its console shows."""
+
+
 class Machine:
     """A machine that boots from an overlay, so that the layers below stay as they are.
 
@@ -114,7 +118,7 @@ class Machine:
                     assert leader, "systemd-nspawn did not say which process its systemd is"
                     return leader
         console.seek(0)
-        raise AssertionError(f"the machine does not boot:\n{console.read().decode()}")
+        raise DoesNotBootError(console.read().decode())
 
     @staticmethod
     def _power_off(nspawn: subprocess.Popen[bytes]) -> None:
@@ -211,11 +215,21 @@ class Machine:
         return [json.loads(line) for line in lines]
 
     def lock_holders(self, path: str) -> list[int]:
-        """The pids of the processes that hold a POSIX lock on the file at path, as the kernel has it."""
+        """The pids of the processes that hold a POSIX lock on the file at path, as the kernel has it.
+
+        /proc/locks is no snapshot: while other locks come and go, a read may show one twice, or miss it. Two
+        reads that agree are believed.
+        """
+        before, holders = None, self._read_lock_holders(path)
+        while holders != before:
+            before, holders = holders, self._read_lock_holders(path)
+        return sorted(holders)
+
+    def _read_lock_holders(self, path: str) -> set[int]:
         lines = self.run("lslocks", "--noheadings", "--raw", "--output=PID,TYPE,PATH").splitlines()
         # A lock whose file lslocks does not find has no third field.
         fields = [line.split(maxsplit=2) for line in lines]
-        return [int(pid) for pid, kind, *where in fields if (kind, where) == ("POSIX", [path])]
+        return {int(pid) for pid, kind, *where in fields if (kind, where) == ("POSIX", [path])}
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Return once condition holds; AssertionError with the daemon's log where it does not in 15 s."""

@@ -124,6 +124,20 @@ def test_guests_keep_their_locks_while_lockd_is_installed(libvirt_machine: Machi
 
 
 @pytest.mark.system
+def test_guests_keep_their_locks_while_lockd_is_upgraded(machine: Machine) -> None:
+    image = machine.make_image("disk")
+    with machine.holder("vm1", image) as holder:
+        holder.ask("acquire")
+        pid = machine.main_pid
+        make_install(machine.root)
+        machine.run("systemctl", "daemon-reload")
+        assert machine.lock_holders(image) == [pid]
+        machine.reload()
+        assert machine.lock_holders(image) == [machine.main_pid] == [pid]
+        assert holder.ask("release") == "released"
+
+
+@pytest.mark.system
 def test_uninstall_gives_the_service_back_to_libvirt(libvirt_machine: Machine) -> None:
     machine = libvirt_machine
     configuration = machine.root / "etc/libvirt/virtlockd.conf"

@@ -31,6 +31,8 @@ def test_first_connection_activates_the_users_own_daemon(users: Machine) -> None
     assert "active" in answers
     assert answers[-2:] == ["700 alice", "600 alice"]
     assert users.main_pid == 0  # The system's daemon is another, and was not asked.
+    events = users.journal("_SYSTEMD_USER_UNIT=virtlockd.service", "LOCKD_OWNER_NAME=vm1")
+    assert [entry["LOCKD_RESOURCE"] for entry in events] == ["/home/alice/disk"] * 2
 
 
 def test_two_users_never_see_each_others_daemon(users: Machine) -> None:
