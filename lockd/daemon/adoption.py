@@ -131,7 +131,7 @@ def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Re
 def _check_locks(daemon: Daemon) -> None:
     held = posix.held_locks()
     for resource in daemon.table:
-        resource.check_adopted(held)
+        resource.check_adopted(held, listed=daemon.mounts.lists_locks(resource.slow_mount))
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
         elif events.enabled():

@@ -16,6 +16,7 @@ from lockd.daemon.mount_watch import follow_mounts
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Limits, Server
+from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.sockets import Listeners
 from lockd.daemon.status_program import StatusProgram
 from lockd.daemon.tasks import Tasks
@@ -56,7 +57,10 @@ class Daemon:
         # A client that locks the pid file must not end the daemon's own lock on it.
         self.table.inodes.adopt(pid_file, "the daemon itself")
         self.mounts = MountTable()
-        self.locker = Locker(self.table, self.mounts, tasks, lambda pid: self.owners.get(pid))
+        self.slow_calls = SlowCalls()
+        self.locker = Locker(
+            self.table, self.mounts, self.slow_calls, tasks, lambda pid: self.owners.get(pid)
+        )
         self.owners = Owners(self.reactor, tasks, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
             "virtlockd",

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,10 @@ from lockd.daemon import state_file, systemd
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.state import describe, descriptors
+
+# A new process closes its copies of all descriptors, and that of a file on a hung server does not return before the
+# server does. A parent that used vfork(2) would wait as long, and all clients with it.
+subprocess._USE_VFORK = False  # type: ignore[misc]  # Python documents it as a switch
 
 _CHECK_SECONDS: Final = 30
 _MESSAGE_MAX: Final = 300
@@ -45,7 +50,8 @@ class HandOver:
         self._under_way = True
         try:
             await self._check_program()
-            self._replace_program()
+            async with self._daemon.slow_calls.paused():
+                self._replace_program()
         except Failure as failure:
             _logger.error("the daemon goes on as it is, with all locks: %s", failure)
         finally:
@@ -72,8 +78,8 @@ class HandOver:
     def _replace_program(self) -> None:
         """Write the state and execute the program; returns only by raising.
 
-        Nothing is awaited in here, so nothing changes meanwhile: no call is begun, none is half done but
-        those that worker threads are busy with, which the state tells of.
+        Nothing is awaited in here, so nothing changes meanwhile: no call is begun, none is half done. Those that
+        a worker thread would have begun next are in the state, to be put to the next program.
 
         :raises Failure: the state cannot be written, or the program not executed.
         """

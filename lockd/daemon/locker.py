@@ -1,37 +1,32 @@
 """The locker: takes and ends the kernel's locks, on the spot where the file system is local.
 
 What can block runs in a worker thread while the resource is reserved in the table, and the caller gets a
-continuation to await. Each slow file system has its own few threads, so that one dead server cannot use up
-those of another (Invariant 3).
+continuation to await (Invariant 3).
 """
 
 import errno
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, ParamSpec, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import trio
 
 from lockd.daemon import events
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.session import Session
+from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import SystemCallFailed
 from lockd.locks.mounts import MountTable
 from lockd.locks.resource import Resource
 from lockd.locks.table import LockTable, create_file, delete_file, make_lockspace_directory
 
-T = TypeVar("T")
-P = ParamSpec("P")
-
 Continuation: TypeAlias = Callable[[], Awaitable[None]]
 """The rest of a call that could not be done on the spot."""
 
 _DROPPED_PER_TURN: Final = 100
 """Locks of a dead owner that are released, in a millisecond or less, before the others get their turn."""
-
-_THREADS_PER_MOUNT: Final = 16
 
 _FOR_A_THREAD: Final = frozenset((errno.ELOOP, errno.EWOULDBLOCK))
 """What opening says of a symbolic link, which may lead anywhere, and of a file on which somebody has a lease."""
@@ -49,14 +44,15 @@ class Locker:
         self,
         table: LockTable,
         mounts: MountTable,
+        slow_calls: SlowCalls,
         tasks: Tasks,
         owner_of: Callable[[int], OwnerProcess | None],
     ) -> None:
         self._table = table
         self._mounts = mounts
+        self._slow_calls = slow_calls
         self._tasks = tasks
         self._owner_of = owner_of
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
 
     # Locks
 
@@ -90,7 +86,7 @@ class Locker:
     async def _acquire_slowly(self, session: Session, resource: Resource, owner: int) -> None:
         process = self._owner_of(owner)
         try:
-            await self._in_thread(resource.slow_mount, resource.take_pinned, self._table.inodes)
+            await self._slow_calls.run(resource.slow_mount or "/", resource.take_pinned, self._table.inodes)
         except BaseException:
             self._table.forget(resource)
             raise
@@ -152,7 +148,7 @@ class Locker:
 
     async def _drop_slowly(self, resource: Resource, owner: int, process: OwnerProcess | None = None) -> None:
         try:
-            await self._in_thread(resource.slow_mount, resource.drop, self._table.inodes)
+            await self._slow_calls.run(resource.slow_mount or "/", resource.drop, self._table.inodes)
         except OSError as error:
             _logger.warning("%s was released, but not cleanly: %s", resource.path, error)
         self._dropped(resource, owner, process)
@@ -199,19 +195,7 @@ class Locker:
             return None
 
         async def slowly() -> None:
-            await self._in_thread(slow_mount, work)
+            await self._slow_calls.run(slow_mount, work)
             then()
 
         return slowly
-
-    async def _in_thread(
-        self, slow_mount: str | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run what may block on ``slow_mount`` in a thread; a hung one is left behind when the daemon ends."""
-        key = slow_mount or "/"
-        limiter = self._limiters.get(key)
-        if limiter is None:
-            limiter = self._limiters[key] = trio.CapacityLimiter(_THREADS_PER_MOUNT)
-        return await trio.to_thread.run_sync(
-            partial(work, *args, **kwargs), limiter=limiter, abandon_on_cancel=True
-        )

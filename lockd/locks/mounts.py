@@ -108,6 +108,15 @@ class MountTable:
         found = self._slow_mount_of_directory[directory] = self._follow(directory)
         return found
 
+    def lists_locks(self, slow_mount: str | None) -> bool:
+        """Whether the kernel lists the POSIX locks of a file system in /proc/locks.
+
+        FUSE asks the server for each lock, and notes none itself, unlike the network file systems.
+
+        :param slow_mount: what ``slow_mount`` has returned.
+        """
+        return slow_mount is None or not self._mounts.get(slow_mount, "").startswith("fuse")
+
     def _follow(self, directory: str) -> str | None:
         """Walk down to ``directory``, and say where the walk leaves the local file systems."""
         to_go = [part for part in reversed(directory.split("/")) if part]

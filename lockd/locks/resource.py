@@ -133,22 +133,28 @@ class Resource:
         except FileNotFoundError:
             return False
 
-    def check_adopted(self, held: set[Identity]) -> None:
+    def check_adopted(self, held: set[Identity], *, listed: bool) -> None:
         """Hold a lock that was taken over against the kernel, and take it again where it is gone.
 
+        It does not block: on a slow file system a lock that is gone stays so.
+
         :param held: what ``posix.held_locks`` tells.
+        :param listed: whether the kernel lists the locks of this file system; see ``MountTable.lists_locks``.
         """
         claim = self.claim
         if claim is None:
             return
-        if claim.identity not in held and not posix.holds_lock(claim.fd):
-            try:
-                self._lock(claim.fd)
-                self.doubt = "the lock was lost, and taken again"
-            except LockError as error:
-                self.doubt = f"the lock was lost: {error}"
+        if listed and claim.identity not in held and not posix.holds_lock(claim.fd):
+            self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
         elif self.slow_mount is None and not self._is_named(claim):
             self.doubt = "the path names another file than the locked one"
+
+    def _take_again(self, fd: int) -> str:
+        try:
+            self._lock(fd)
+        except LockError as error:
+            return f"the lock was lost: {error}"
+        return "the lock was lost, and taken again"
 
     def drop(self, inodes: Inodes) -> None:
         """End the lock. A file that was made for it is removed first, while nobody else can have it.

@@ -270,7 +270,6 @@ def test_the_close_of_a_dead_guests_disk_holds_up_nobody_else(
     rival.release(remote)
 
 
-@pytest.mark.xfail(reason="exec waits for the thread that hangs, and everybody with it")
 @pytest.mark.parametrize("operation", ["open", "setlk"])
 def test_a_live_upgrade_while_an_acquire_hangs(
     daemon: PrivateDaemon,
@@ -300,7 +299,57 @@ def test_a_live_upgrade_while_an_acquire_hangs(
     rival.release(remote)
 
 
-@pytest.mark.xfail(reason="exec waits for the thread that hangs, and everybody with it")
+def test_a_live_upgrade_while_more_calls_hang_than_there_are_threads(
+    daemon: PrivateDaemon, filesystem: HangingFilesystem, make_guest: MakeGuest, bystander: Bystander
+) -> None:
+    """Some hang, some wait for a thread: each is answered once, by the daemon before or after."""
+    disks = [filesystem.path / str(number) for number in range(HUNG_CALLS)]
+    for disk in disks:
+        disk.touch()
+    guests = {make_guest(): disk for disk in disks}
+    before = filesystem.arrived("open")
+    filesystem.hang("open")
+    for guest, disk in guests.items():
+        guest.send_acquire(disk)
+    filesystem.wait_for("open", before + 1)
+    image = daemon.running_image()
+    daemon.signal(signal.SIGUSR1)
+    assert bystander.worst_wait(UPGRADE) < LONGEST_UPGRADE
+    filesystem.release_all()
+    for guest in guests:
+        guest.reply()
+    wait_until(lambda: daemon.running_image() != image, "the daemon has replaced itself")
+    assert len(filesystem.locks()) == HUNG_CALLS
+    for guest, disk in guests.items():
+        guest.release(disk)
+        assert not guest.has_reply()
+    assert filesystem.locks() == []
+
+
+def test_a_live_upgrade_while_the_server_of_a_held_lock_hangs(
+    daemon: PrivateDaemon,
+    filesystem: HangingFilesystem,
+    remote: Path,
+    make_guest: MakeGuest,
+    bystander: Bystander,
+) -> None:
+    """A process that the daemon starts closes its copy of the disk's descriptor: that one hangs, and nobody else."""
+    guest, rival = make_guest(), make_guest()
+    guest.acquire(remote)
+    filesystem.hang("everything")
+    image = daemon.running_image()
+    daemon.signal(signal.SIGUSR1)
+    assert bystander.worst_wait(UPGRADE) < LONGEST_UPGRADE
+    assert not can_acquire(rival, remote)
+    filesystem.release_all()
+    wait_until(lambda: daemon.running_image() != image, "the daemon has replaced itself")
+    assert not can_acquire(rival, remote)
+    assert "was taken over, but" not in daemon.log.read_text()
+    assert filesystem.locks() == [ServerLock("disk", daemon.pid, exclusive=True)]
+    guest.release(remote)
+    assert filesystem.locks() == []
+
+
 def test_a_live_upgrade_while_a_release_hangs(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
