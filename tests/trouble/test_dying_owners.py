@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 import pytest
 
+from lockd.client.status import StatusConnection
 from tests.private_daemon import VIRTLOCKD, PrivateDaemon, private_daemon
 from tests.trouble.conftest import MakeGuest
 from tests.trouble.dropping_holders import observe
@@ -258,8 +259,13 @@ def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
     else:
         holder.open(remote)
     filesystem.wait_for("open", hung)
+    dropped = time.time()
     holder.drop_connection()
     filesystem.wait_for("interrupt")  # the kernel asks the server to hurry, because a signal has come
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        (lock,) = status.locks()
+    assert lock["owners"][0]["pid"] == holder.pid
+    assert dropped <= lock["owners"][0]["fencing_since"] <= time.time()
     worst = 0.0
     stopwatch = Stopwatch(daemon.pid)
     start = time.monotonic()
