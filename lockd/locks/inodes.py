@@ -115,12 +115,17 @@ class Inodes:
         finally:
             os.close(pin)
 
-    def claimant(self, path: str) -> Any | None:
-        """Return the holder of the claim on what ``path`` names, or None; symbolic links are not followed.
+    def unlink(self, path: str) -> None:
+        """Remove a name of an inode that nobody has claimed; nobody can have it meanwhile.
 
-        :raises OSError: as lstat(2) says.
+        :raises Claimed: somebody has the inode.
+        :raises OSError: as lstat(2) and unlink(2) say. Symbolic links are not followed.
         """
-        return self.holder(identity_of(os.lstat(path)))
+        claim = self._claim(None, identity_of(os.lstat(path)))
+        try:
+            os.unlink(path)
+        finally:
+            self.close(claim)
 
     def holder(self, identity: Identity) -> Any | None:
         """Return the holder of the claim on an inode, or None."""
@@ -167,7 +172,8 @@ class Inodes:
         :raises OSError: as close(2) says of the descriptor that was locked; the claim has ended.
         """
         try:
-            os.close(claim.fd)
+            if claim.fd != _NOT_OPEN:
+                os.close(claim.fd)
         finally:
             self._forget(claim)
 
@@ -198,7 +204,8 @@ class Inodes:
             for fd in claim.parked or ():
                 self._parked -= 1
                 # Local: only the reactor's way of opening parks.
-                os.close(fd)
+                with suppress(OSError):
+                    os.close(fd)
             del self._claims[claim.identity]
 
 

@@ -5,6 +5,7 @@ long as it stays on local file systems.
 """
 
 import os
+from itertools import accumulate
 from pathlib import Path
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -58,13 +59,15 @@ ceph, gfs2, ocfs2, 9p, lustre, ...), other processes (fuse), and what may stand 
 
 _LINKS_MAX = 40  # as many as the kernel follows: path_resolution(7)
 _CACHE_MAX = 4096
+_OUTSIDE = -1  # stands for the mount that the root directory is in, where the table does not name it
 
 
 class MountTable:
     """The mounts that this process sees, as of the last ``refresh``."""
 
     def __init__(self) -> None:
-        self._mounts: dict[str, str] = {}
+        self._types: dict[int, str] = {}
+        self._mounted: dict[tuple[int, str], int] = {}
         self._slow_names: set[str] = set()
         self._slow_mount_of_directory: dict[str, str | None] = {}
         self.refresh()
@@ -74,16 +77,22 @@ class MountTable:
 
         The kernel reports a change of MOUNTINFO as an exceptional condition, to poll(2) (proc(5)).
         """
-        mounts = {}
-        for line in Path(MOUNTINFO).read_bytes().splitlines():
+        types = {_OUTSIDE: "rootfs"}
+        places = []
+        # Lines end with a newline alone: a mount point may have any other line break in its name.
+        for line in Path(MOUNTINFO).read_bytes().split(b"\n")[:-1]:
             # mount id, parent, device, root, mount point, options, optional fields, "-", type, source, options
             fields = line.split(b" ")
-            kind = fields[fields.index(b"-") + 1].decode()
-            # A mount hides what was mounted on the same point before it, and stands after it.
-            mounts[os.fsdecode(_unescape(fields[4]))] = kind
-        self._mounts = mounts
+            mount, parent = int(fields[0]), int(fields[1])
+            types[mount] = os.fsdecode(fields[fields.index(b"-") + 1])
+            places.append((mount, parent, os.fsdecode(_unescape(fields[4]))))
+        self._types = types
+        self._mounted = {
+            (parent if parent in types and parent != mount else _OUTSIDE, point): mount
+            for mount, parent, point in places
+        }
         self._slow_names = {
-            point.rpartition("/")[2] for point, kind in mounts.items() if kind not in LOCAL_TYPES
+            point.rpartition("/")[2] for mount, _, point in places if types[mount] not in LOCAL_TYPES
         }
         self._slow_mount_of_directory.clear()
 
@@ -146,9 +155,12 @@ class MountTable:
 
     def _slow(self, path: str) -> str | None:
         """Return the mount point of ``path``, which has no links in it, if its file system may block."""
-        while path not in self._mounts and path != "/":
-            path = path.rpartition("/")[0] or "/"
-        return None if self._mounts.get(path, "rootfs") in LOCAL_TYPES else path
+        mount, point = _OUTSIDE, "/"
+        for here in accumulate(path.rstrip("/").split("/"), "{}/{}".format):
+            # What is mounted on a mount hides it; the order in which they were mounted need not tell.
+            while (on_top := self._mounted.get((mount, here or "/"))) is not None:
+                mount, point = on_top, here or "/"
+        return None if self._types[mount] in LOCAL_TYPES else point
 
 
 def _unescape(field: bytes) -> bytes:

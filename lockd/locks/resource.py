@@ -98,15 +98,23 @@ class Resource:
                 action = "open/create" if self.autocreate else "open"
                 raise SystemCallFailed(f"Unable to {action} resource {self.path}", error) from None
             try:
-                self._lock(claim.fd)
-                if not self.autocreate or self._is_named(claim):
-                    self.claim = claim
-                    return
+                named = self._lock_named(claim)
             except BaseException:
-                inodes.close(claim)
+                _close(inodes, claim)
                 raise
+            if named:
+                self.claim = claim
+                return
             # Whoever held the file before has just removed it: its lock protects nothing.
-            inodes.close(claim)
+            _close(inodes, claim)
+
+    def _lock_named(self, claim: Claim) -> bool:
+        """Lock the open file; return whether the lock is on what the path names."""
+        self._lock(claim.fd)
+        try:
+            return not self.autocreate or self._is_named(claim)
+        except OSError as error:
+            raise SystemCallFailed(f"Unable to check resource {self.path}", error) from None
 
     def _lock(self, fd: int) -> None:
         try:
@@ -127,7 +135,10 @@ class Resource:
         return None if pid is None else Outsider(pid, self.path)
 
     def _is_named(self, claim: Claim) -> bool:
-        """Whether the path still names the locked file: device and inode."""
+        """Whether the path still names the locked file: device and inode.
+
+        :raises OSError: as stat(2) says, but where the file is missing.
+        """
         try:
             return identity_of(os.stat(self.path)) == claim.identity
         except FileNotFoundError:
@@ -146,8 +157,15 @@ class Resource:
             return
         if listed and claim.identity not in held and not posix.holds_lock(claim.fd):
             self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
-        elif self.slow_mount is None and not self._is_named(claim):
-            self.doubt = "the path names another file than the locked one"
+        elif self.slow_mount is None:
+            self.doubt = self._doubt_of_path(claim)
+
+    def _doubt_of_path(self, claim: Claim) -> str | None:
+        try:
+            named = self._is_named(claim)
+        except OSError as error:
+            return f"the path cannot be followed: {error.strerror}"
+        return None if named else "the path names another file than the locked one"
 
     def _take_again(self, fd: int) -> str:
         try:
@@ -181,3 +199,9 @@ class Resource:
         if self._is_named(claim):
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
+
+
+def _close(inodes: Inodes, claim: Claim) -> None:
+    """Give up what could not be locked. A network file system may complain, and has closed it all the same."""
+    with suppress(OSError):
+        inodes.close(claim)

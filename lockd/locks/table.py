@@ -277,8 +277,8 @@ def _make_directories(path: str) -> None:
 def create_file(inodes: Inodes, path: str) -> None:
     """Create a resource's file, mode 0600; one that exists stays as it is.
 
-    It may block; it touches nothing that another thread may touch. Invariant 1: the file is opened and closed
-    only under a claim, so that no lock on it ends.
+    It may block, but not for ever on a pipe; it touches nothing that another thread may touch. Invariant 1: the
+    file is opened and closed only under a claim, so that no lock on it ends.
 
     :raises SystemCallFailed: it cannot be created.
     """
@@ -301,10 +301,9 @@ def delete_file(inodes: Inodes, path: str, name: str) -> None:
     :raises SystemCallFailed: it cannot be removed.
     """
     try:
-        holder = inodes.claimant(path)
-        if holder is not None:
-            raise Busy(name, holder)
-        os.unlink(path)
+        inodes.unlink(path)
+    except Claimed as error:
+        raise Busy(name, error.claim.holder) from None
     except FileNotFoundError:
         return
     except OSError as error:

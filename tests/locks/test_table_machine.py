@@ -37,6 +37,7 @@ from lockd.locks.errors import (
     SystemCallFailed,
     UnknownLockspace,
 )
+from lockd.locks.errors import Outsider as Outside
 from lockd.locks.inodes import Identity
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import DIRECT, LockTable, create_file, delete_file, path_of
@@ -199,9 +200,13 @@ class TableMachine(RuleBasedStateMachine):
         for other in self.held.values():
             if other.identity == file:
                 return Busy(name, other.path)
-        for number, locks in self.outside.items():
-            if file in locks and not (shared and locks[file] == "READ"):
-                return Busy(name, self.world.outsiders[number].pid)
+        conflicting = {
+            self.world.outsiders[number].pid
+            for number, locks in self.outside.items()
+            if file in locks and not (shared and locks[file] == "READ")
+        }
+        if conflicting:
+            return Busy(name, (conflicting, path))
         return None
 
     @rule(place=keys, owner=owners)
@@ -429,8 +434,8 @@ def identity(status: os.stat_result) -> Identity:
 def assert_refused(error: LockError, expected: LockError | None) -> None:
     assert type(error) is type(expected), (error, expected)
     match error, expected:
-        case Busy(holder=int() as pid), Busy():
-            assert pid == expected.holder
+        case Busy(holder=Outside(pid, path)), Busy(holder=(pids, expected_path)):
+            assert (pid in pids, path) == (True, expected_path)
         case Busy(), Busy():
             assert error.holder.path == expected.holder
         case SystemCallFailed(), SystemCallFailed():

@@ -1,0 +1,338 @@
+"""Claims: no descriptor of a claimed inode is closed beside its claim, whatever happens."""
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from sys import getswitchinterval, setswitchinterval
+
+import pytest
+
+from lockd.locks import posix
+from lockd.locks.errors import Busy
+from lockd.locks.inodes import ABANDONED, Claimed, Inodes, identity_of
+from lockd.locks.resource import Resource
+from lockd.locks.table import create_file, delete_file
+from tests.kernel_locks import KernelLock, locks_of, locks_on
+from tests.locks.outsider import Outsider
+
+ROUNDS = 200
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A file with a second name."""
+    path = tmp_path / "disk"
+    path.touch()
+    os.link(path, tmp_path / "alias")
+    return path
+
+
+@pytest.fixture
+def alias(disk: Path) -> Path:
+    return disk.with_name("alias")
+
+
+def descriptors_of(path: Path) -> int:
+    """How many descriptors this process has open on the inode."""
+    wanted = path.stat()
+    found = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found += os.path.samestat(os.stat(f"/proc/self/fd/{entry}"), wanted)
+    return found
+
+
+def test_not_more_than_one_descriptor_waits_for_its_claim_to_end(disk: Path, alias: Path) -> None:
+    """Nobody knows an inode before it is open; once that has gone wrong, all others are looked at first."""
+    inodes = Inodes()
+    claim = inodes.open(str(disk), os.O_RDWR, "first")
+    posix.lock_exclusive(claim.fd)
+    for _ in range(100):
+        with pytest.raises(Claimed) as caught:
+            inodes.open(str(alias), os.O_RDWR, "second")
+        assert caught.value.claim is claim
+    assert descriptors_of(disk) == 2
+    assert sorted(inodes.descriptors()) == sorted([claim.fd, *(claim.parked or ())])
+    assert locks_on(disk) == [KernelLock("WRITE", os.getpid())]
+    inodes.close(claim)
+    assert descriptors_of(disk) == 0
+    assert inodes.descriptors() == []
+
+
+def test_other_files_are_opened_as_before_while_one_descriptor_waits(
+    disk: Path, alias: Path, tmp_path: Path
+) -> None:
+    inodes = Inodes()
+    claim = inodes.open(str(disk), os.O_RDWR, "first")
+    with pytest.raises(Claimed):
+        inodes.open(str(alias), os.O_RDWR, "second")
+    other = inodes.open(str(tmp_path / "new"), os.O_RDWR | os.O_CREAT, "other")
+    assert stat.S_IMODE(os.fstat(other.fd).st_mode) == 0o600
+    (tmp_path / "link").symlink_to("disk")
+    for path, reason in {tmp_path / "link": errno.ELOOP, tmp_path: errno.EISDIR}.items():
+        with pytest.raises(OSError, match=os.strerror(reason)):
+            inodes.open(str(path), os.O_RDWR, "third")
+    inodes.close(other)
+    inodes.close(claim)
+
+
+def test_a_pinned_file_is_never_opened_where_it_is_claimed(disk: Path, alias: Path) -> None:
+    inodes = Inodes()
+    claim = inodes.open_pinned(str(disk), os.O_RDWR, "first")
+    with pytest.raises(Claimed):
+        inodes.open_pinned(str(alias), os.O_RDWR, "second")
+    assert descriptors_of(disk) == 1
+    inodes.close(claim)
+
+
+def test_nodes_of_one_device_are_one_inode(device: Path, tmp_path: Path) -> None:
+    """To the kernel they are two; to the disk they are the same."""
+    node = tmp_path / "node"
+    os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
+    inodes = Inodes()
+    claim = inodes.open(str(device), os.O_RDWR, "first")
+    with pytest.raises(Claimed):
+        inodes.open(str(node), os.O_RDWR, "second")
+    with pytest.raises(Claimed):
+        inodes.open_pinned(str(node), os.O_RDWR, "third")
+    inodes.close(claim)
+
+
+def test_what_cannot_be_opened_leaves_no_claim(tmp_path: Path) -> None:
+    inodes = Inodes()
+    for open_claimed in (inodes.open, inodes.open_pinned):
+        for _ in range(2):
+            with pytest.raises(IsADirectoryError):
+                open_claimed(str(tmp_path), os.O_RDWR, "first")
+        with pytest.raises(FileNotFoundError):
+            open_claimed(str(tmp_path / "missing"), os.O_RDWR, "first")
+        with pytest.raises(FileNotFoundError):
+            open_claimed(str(tmp_path / "missing" / "lease"), os.O_RDWR | os.O_CREAT, "first")
+    assert descriptors_of(tmp_path) == 0
+
+
+def test_the_file_behind_a_dangling_link_is_made(tmp_path: Path) -> None:
+    """As open(2) does with O_CREAT."""
+    (tmp_path / "link").symlink_to("to/target")
+    inodes = Inodes()
+    with pytest.raises(FileNotFoundError):
+        inodes.open_pinned(str(tmp_path / "link"), os.O_RDWR | os.O_CREAT, "first")
+    (tmp_path / "to").mkdir()
+    claim = inodes.open_pinned(str(tmp_path / "link"), os.O_RDWR | os.O_CREAT, "first")
+    assert claim.identity == identity_of((tmp_path / "to" / "target").stat())
+    inodes.close(claim)
+
+
+def test_an_inherited_descriptor_of_a_claimed_inode_is_kept_open(disk: Path, alias: Path) -> None:
+    inodes = Inodes()
+    claim = inodes.adopt(os.open(disk, os.O_RDWR), "first")
+    posix.lock_exclusive(claim.fd)
+    with pytest.raises(Claimed):
+        inodes.adopt(os.open(alias, os.O_RDWR), "second")
+    inodes.park(os.open(alias, os.O_RDWR), claim)
+    assert descriptors_of(disk) == 3
+    assert locks_on(disk) == [KernelLock("WRITE", os.getpid())]
+    inodes.close(claim)
+    assert descriptors_of(disk) == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        inodes.adopt(claim.fd, "third")
+
+
+def test_a_known_identity_is_believed(disk: Path) -> None:
+    """Asking a hung file system for it would hang the whole daemon."""
+    inodes = Inodes()
+    claim = inodes.adopt(os.open(disk, os.O_RDWR), "first", (1, 2))
+    assert claim.identity == (1, 2)
+    inodes.close(claim)
+
+
+def test_whoever_asks_first_goes_on_with_an_abandoned_descriptor(disk: Path, alias: Path) -> None:
+    inodes = Inodes()
+    fd = os.open(disk, os.O_RDWR)
+    inodes.adopt(fd, ABANDONED)
+    claim = inodes.open_pinned(str(alias), os.O_RDWR, "first")
+    assert (claim.fd, claim.holder) == (fd, "first")
+    inodes.close_abandoned()
+    assert descriptors_of(disk) == 1
+    inodes.close(claim)
+
+
+def test_what_stays_abandoned_is_closed(disk: Path) -> None:
+    inodes = Inodes()
+    inodes.adopt(os.open(disk, os.O_RDWR), ABANDONED)
+    inodes.close_abandoned()
+    assert descriptors_of(disk) == 0
+    inodes.close(inodes.open(str(disk), os.O_RDWR, "first"))
+
+
+def test_making_a_file_that_is_held_opens_nothing(disk: Path, alias: Path) -> None:
+    inodes = Inodes()
+    claim = inodes.open(str(disk), os.O_RDWR, "first")
+    posix.lock_exclusive(claim.fd)
+    create_file(inodes, str(alias))
+    assert locks_on(disk) == [KernelLock("WRITE", os.getpid())]
+    assert descriptors_of(disk) == 1
+    inodes.close(claim)
+
+
+def test_a_held_file_loses_none_of_its_names(disk: Path, alias: Path) -> None:
+    inodes = Inodes()
+    claim = inodes.open(str(disk), os.O_RDWR, "first")
+    with pytest.raises(Busy, match="Lockspace resource 'alias' is locked") as caught:
+        delete_file(inodes, str(alias), "alias")
+    assert caught.value.holder == "first"
+    assert alias.exists()
+    inodes.close(claim)
+    delete_file(inodes, str(alias), "alias")
+    assert not alias.exists()
+
+
+# Races of worker threads with the reactor's thread.
+
+
+@pytest.fixture
+def many_switches() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = getswitchinterval()
+    setswitchinterval(1e-6)
+    yield
+    setswitchinterval(before)
+
+
+class Worker:
+    """A thread that does one thing a round, at the same time as the test does another."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self._act = act
+        self._barrier = threading.Barrier(2)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def start_round(self) -> None:
+        self._barrier.wait(10)
+
+    def end_round(self) -> None:
+        self._barrier.wait(10)
+
+    def _run(self) -> None:
+        for number in range(ROUNDS):
+            self._barrier.wait(10)
+            self._act(number)
+            self._barrier.wait(10)
+
+    def join(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def resource(path: Path, *, autocreate: bool = False) -> Resource:
+    return Resource("", str(path), str(path), shared=False, autocreate=autocreate)
+
+
+def try_to_take(take: Callable[[Inodes], None], inodes: Inodes) -> bool:
+    try:
+        take(inodes)
+    except Busy:
+        return False
+    return True
+
+
+@pytest.mark.usefixtures("many_switches")
+@pytest.mark.parametrize("autocreate", [False, True])
+def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Path, autocreate: bool) -> None:
+    inodes = Inodes()
+    pairs = [(resource(disk), resource(alias, autocreate=autocreate)) for _ in range(ROUNDS)]
+    outcomes: dict[int, bool] = {}
+
+    def take_in_thread(number: int) -> None:
+        outcomes[number] = try_to_take(pairs[number][0].take_pinned, inodes)
+
+    worker = Worker(take_in_thread)
+    winners = set()
+    for number, (slow, fast) in enumerate(pairs):
+        worker.start_round()
+        granted = try_to_take(fast.take, inodes)
+        worker.end_round()
+        assert granted != outcomes[number], "one of them gets it"
+        winners.add(granted)
+        assert locks_of(os.getpid()) == {(disk.stat().st_dev, disk.stat().st_ino): "WRITE"}
+        assert descriptors_of(disk) <= 2
+        (fast if granted else slow).drop(inodes)
+        assert locks_of(os.getpid()) == {}
+        assert descriptors_of(disk) == 0
+        if not alias.exists():
+            os.link(disk, alias)
+    worker.join()
+    assert winners == {True, False}, "both have won some rounds"
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_a_lock_granted_while_a_thread_drops_another_on_the_inode_is_kept(disk: Path, alias: Path) -> None:
+    """The descriptors that the thread closes would end it."""
+    inodes = Inodes()
+    held = [resource(disk) for _ in range(ROUNDS)]
+    worker = Worker(lambda number: held[number].drop(inodes))
+    granted_rounds = 0
+    for number in range(ROUNDS):
+        held[number].take_pinned(inodes)
+        next_one = resource(alias)
+        worker.start_round()
+        granted = False
+        for _ in range(50):
+            granted = granted or try_to_take(next_one.take, inodes)
+        worker.end_round()
+        expected = {(disk.stat().st_dev, disk.stat().st_ino): "WRITE"} if granted else {}
+        assert locks_of(os.getpid()) == expected
+        assert descriptors_of(disk) == len(expected)
+        granted_rounds += granted
+        next_one.drop(inodes)
+        assert descriptors_of(disk) == 0
+    worker.join()
+    assert granted_rounds
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_a_file_is_never_removed_by_a_thread_after_the_reactor_has_locked_it(tmp_path: Path) -> None:
+    inodes = Inodes()
+    path = tmp_path / "lease"
+
+    def delete(_number: int) -> None:
+        with suppress(Busy):
+            delete_file(inodes, str(path), "lease")
+
+    worker = Worker(delete)
+    granted_rounds = 0
+    for _ in range(ROUNDS):
+        path.touch()
+        lease = resource(path, autocreate=True)
+        worker.start_round()
+        granted = try_to_take(lease.take, inodes)
+        worker.end_round()
+        if granted:
+            assert locks_on(path) == [KernelLock("WRITE", os.getpid())], "the locked file is the named one"
+        granted_rounds += granted
+        lease.drop(inodes)
+    worker.join()
+    assert granted_rounds
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_making_a_file_in_a_thread_costs_no_lock_on_it(tmp_path: Path, outsider: Outsider) -> None:
+    inodes = Inodes()
+    path = tmp_path / "lease"
+    worker = Worker(lambda _number: create_file(inodes, str(path)))
+    for _ in range(ROUNDS):
+        lease = resource(path, autocreate=True)
+        worker.start_round()
+        granted = try_to_take(lease.take, inodes)
+        worker.end_round()
+        if granted:
+            assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
+            assert not outsider.lock(path, "READ")
+        lease.drop(inodes)
+        path.unlink(missing_ok=True)
+    worker.join()

@@ -1,0 +1,232 @@
+"""Which paths may block: on real mounts, in a mount namespace of the test's own."""
+
+import os
+import select
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lockd.locks.mounts import LOCAL_TYPES, MOUNTINFO, MountTable
+from tests.private_mounts import bind, mount, move, unmount
+
+
+@pytest.fixture
+def tree(tmp_path: Path, mounts: None) -> Path:
+    """A directory on a local file system, whatever pytest's own is on."""
+    directory = tmp_path / "tree"
+    directory.mkdir()
+    mount("tmpfs", directory)
+    return directory
+
+
+def mount_slow(target: Path, file: str | None = None) -> Path:
+    """Mount a file system that is not known to be local, and needs no server: an overlay, with a file in it."""
+    target.mkdir(exist_ok=True, parents=True)
+    layers = [target.parent / f"{target.name}.{number}" for number in (1, 2)]
+    for layer in layers:
+        layer.mkdir()
+    if file is not None:
+        (layers[0] / file).touch()
+    mount("overlay", target, f"lowerdir={layers[0]}:{layers[1]}")
+    return target
+
+
+def mount_local(target: Path) -> Path:
+    target.mkdir(exist_ok=True, parents=True)
+    mount("tmpfs", target)
+    return target
+
+
+def slow_mount(path: Path | str) -> str | None:
+    """What a table that has just been read says."""
+    return MountTable().slow_mount(str(path))
+
+
+def test_what_may_wait_for_others_is_not_local() -> None:
+    assert not LOCAL_TYPES & {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "ceph",
+        "9p",
+        "fuse",
+        "fuse.sshfs",
+        "overlay",
+        "autofs",
+        "gfs2",
+    }
+    assert {"ext4", "xfs", "btrfs", "tmpfs", "devtmpfs"} <= LOCAL_TYPES
+
+
+def test_files_below_a_slow_mount_may_block(tree: Path) -> None:
+    slow = mount_slow(tree / "slow")
+    assert slow_mount(slow / "disk") == str(slow)
+    assert slow_mount(slow / "missing" / "directory" / "disk") == str(slow)
+    assert slow_mount(f"{slow}//./disk") == str(slow)
+    assert slow_mount(f"{slow}/") == str(slow)
+
+
+def test_files_beside_a_slow_mount_do_not(tree: Path) -> None:
+    slow = mount_slow(tree / "slow")
+    assert slow_mount(tree / "disk") is None
+    assert slow_mount(f"{slow}-not/disk") is None
+    assert slow_mount(f"{slow}/../disk") == str(slow)  # ".." is looked up in the slow one
+    assert slow_mount("/disk") is None
+
+
+def test_a_single_file_may_be_mounted_from_a_slow_server(tree: Path) -> None:
+    slow = mount_slow(tree / "slow", file="disk")
+    (tree / "local").touch()
+    bind(slow / "disk", tree / "local")
+    assert slow_mount(tree / "local") == str(tree / "local")
+    assert slow_mount(tree / "other") is None
+    assert slow_mount(slow) == str(slow)
+
+
+def test_the_way_to_a_local_file_may_lead_through_a_slow_one(tree: Path) -> None:
+    slow = mount_slow(tree / "slow")
+    bind(tree / "slow.1", tree / "slow.2")
+    (tree / "slow.1" / "inner").mkdir()
+    mount_local(tree / "slow" / "inner")
+    assert slow_mount(slow / "inner" / "disk") == str(slow)
+
+
+def test_a_local_file_system_in_a_local_one_is_local(tree: Path) -> None:
+    inner = mount_local(mount_local(tree / "outer") / "inner")
+    assert slow_mount(inner / "disk") is None
+    slow = mount_slow(inner / "slow")
+    assert slow_mount(slow / "disk") == str(slow)
+
+
+def test_links_to_directories_are_followed_and_the_last_one_is_not(tree: Path) -> None:
+    slow = mount_slow(tree / "slow")
+    (tree / "a" / "b").mkdir(parents=True)
+    for name, target in {
+        "absolute": str(slow),
+        "relative": "slow",
+        "chain": "a/to-relative",
+        "a/to-relative": "../relative",
+        "a/up": "..",
+        "a/b/far": "../up/./slow/..",
+        "loop": "loop",
+        "a/one": "../a/two",
+        "a/two": "one/x",
+        "local": "a/b",
+        "disk": "slow/disk",
+    }.items():
+        (tree / name).symlink_to(target)
+    for name in ("absolute", "relative", "chain", "a/to-relative", "a/up/slow", "a/b/far"):
+        assert slow_mount(tree / name / "disk") == str(slow), name
+        assert slow_mount(tree / name / "..") is not None, name
+    for name in ("loop", "a/one", "local", "a/up", "a/up/local/../b"):
+        assert slow_mount(tree / name / "disk") is None, name
+    assert slow_mount(tree / "disk") is None
+    assert slow_mount(f"{tree}/disk/") == str(slow)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a b", b"tab\t.", b"new\nline", b"back\\slash", b"\\040", b"carriage\rreturn", b"form\x0cfeed",
+        b"hash#", b" - ", "Köln".encode(), b"\xff\xfe",
+    ],
+)  # fmt: skip
+def test_mount_points_may_have_any_name(tree: Path, name: bytes) -> None:
+    (tree / "layers").mkdir()
+    slow = Path(os.fsdecode(os.fsencode(tree / "layers") + b"/" + name))
+    slow.mkdir()
+    (tree / "1").mkdir()
+    (tree / "2").mkdir()
+    mount("overlay", slow, f"lowerdir={tree}/1:{tree}/2")
+    assert slow_mount(slow / "disk") == str(slow)
+    assert slow_mount(slow.parent / "disk") is None
+
+
+def test_what_is_mounted_on_a_mount_hides_it(tree: Path) -> None:
+    point = mount_slow(tree / "point")
+    assert slow_mount(point / "disk") == str(point)
+    mount_local(point)
+    assert slow_mount(point / "disk") is None
+    mount_slow(tree / "other")
+    move(tree / "other", point)
+    assert slow_mount(point / "disk") == str(point)
+    unmount(point)
+    assert slow_mount(point / "disk") is None
+    unmount(point)
+    assert slow_mount(point / "disk") == str(point)
+
+
+def test_the_last_one_mounted_is_not_the_one_on_top_where_one_was_moved(tree: Path) -> None:
+    older = mount_slow(tree / "older")
+    newer = mount_local(tree / "newer")
+    move(older, newer)
+    assert slow_mount(newer / "disk") == str(newer)
+
+
+def test_what_is_below_a_hidden_mount_is_hidden_too(tree: Path) -> None:
+    point = mount_local(tree / "point")
+    mount_slow(point / "inner")
+    assert slow_mount(point / "inner" / "disk") == str(point / "inner")
+    mount_local(point)
+    (point / "inner").mkdir()
+    assert slow_mount(point / "inner" / "disk") is None
+
+
+def test_the_root_directory_need_not_be_a_mount(tree: Path) -> None:
+    """As in a chroot: the kernel tells only the mounts that can be reached."""
+    mount_slow(tree / "slow")
+    (tree / "proc").mkdir()
+    bind(Path("/proc"), tree / "proc")
+    pid = os.fork()
+    if pid == 0:
+        os.chroot(tree)
+        os._exit(0 if (slow_mount("/slow/disk"), slow_mount("/disk")) == ("/slow", None) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_kernel_tells_when_to_read_the_mounts_anew(tree: Path) -> None:
+    table = MountTable()
+    path = str(tree / "slow" / "disk")
+    assert table.slow_mount(path) is None
+    with open(MOUNTINFO, "rb") as watched:
+        poll = select.poll()
+        poll.register(watched, select.POLLPRI)
+        assert poll.poll(0) == []
+        mount_slow(tree / "slow")
+        assert poll.poll(1000)
+    table.refresh()
+    assert table.slow_mount(path) == str(tree / "slow")
+
+
+def test_more_directories_than_are_remembered(tree: Path) -> None:
+    table = MountTable()
+    slow = mount_slow(tree / "slow")
+    table.refresh()
+    for number in range(5000):
+        assert table.slow_mount(f"{tree}/{number}/disk") is None
+    assert table.slow_mount(f"{slow}/disk") == str(slow)
+
+
+names = st.sampled_from([".", "..", "a", "b", "slow", "to-slow", "to-parent", "to-b", "missing", "hidden"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, max_size=8))
+def test_no_path_that_leads_to_a_slow_mount_is_taken_for_local(tree: Path, parts: list[str]) -> None:
+    if not (tree / "a").exists():
+        (tree / "a" / "b").mkdir(parents=True)
+        mount_slow(tree / "a" / "slow")
+        mount_slow(tree / "a" / "hidden")
+        mount_local(tree / "a" / "hidden")
+        for directory in (tree, tree / "a", tree / "a" / "b"):
+            (directory / "to-slow").symlink_to(tree / "a" / "slow")
+            (directory / "to-parent").symlink_to("..")
+            (directory / "to-b").symlink_to(os.path.relpath(tree / "a" / "b", directory))
+    path = f"{tree}/{'/'.join(parts)}"
+    slow = tree / "a" / "slow"
+    on_the_way = [f"{tree}/{'/'.join(parts[:length])}" for length in range(len(parts) + 1)]
+    leads_there = any(os.path.isdir(way) and os.stat(way).st_dev == slow.stat().st_dev for way in on_the_way)
+    if leads_there or os.path.isdir(path):
+        assert slow_mount(f"{path}/disk") == (str(slow) if leads_there else None)
