@@ -89,3 +89,8 @@ class StatusConnection:
             return decode_document(reply)
         except ValueError as error:
             raise ConnectionLost(f"the daemon sent a status that cannot be read: {error}") from None
+
+
+def pid_file() -> Path:
+    """Return the path of the pid file of the daemon, root's or the own user's."""
+    return own_addresses().pid_file

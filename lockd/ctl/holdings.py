@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from lockd.client.errors import Unavailable, UnknownProgram
-from lockd.client.status import StatusConnection
+from lockd.client.status import StatusConnection, pid_file
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.kernel import KernelLock, descriptor_locks, posix_locks
-from lockd.wire.addresses import own_addresses
 
 AGREES: Final = "yes"
 DISAGREES: Final = "no"
@@ -182,7 +181,7 @@ def _told_by_proc() -> Overview:
             f"the daemon (pid {pid}) is not lockd and cannot be asked, and /proc/{pid}/fd cannot be read",
             Exit.NO_PERMISSION,
         )
-    own = str(own_addresses().pid_file)
+    own = str(pid_file())
     holdings = [
         _of_kernel_lock(lock, path, AGREES)
         for lock, _, path in files
@@ -195,7 +194,7 @@ def _told_by_proc() -> Overview:
 def _pid_in_file() -> int | None:
     """Return the running daemon's pid, as its pid file tells."""
     try:
-        pid = int(own_addresses().pid_file.read_text(encoding="ascii"))
+        pid = int(pid_file().read_text(encoding="ascii"))
         os.kill(pid, 0)
     except PermissionError:
         return pid
