@@ -124,7 +124,7 @@ class MountTable:
 
         :param slow_mount: what ``slow_mount`` has returned.
         """
-        return slow_mount is None or not self._mounts.get(slow_mount, "").startswith("fuse")
+        return slow_mount is None or not self._find(slow_mount)[0].startswith("fuse")
 
     def _follow(self, directory: str) -> str | None:
         """Walk down to ``directory``, and say where the walk leaves the local file systems."""
@@ -155,12 +155,17 @@ class MountTable:
 
     def _slow(self, path: str) -> str | None:
         """Return the mount point of ``path``, which has no links in it, if its file system may block."""
+        kind, point = self._find(path)
+        return None if kind in LOCAL_TYPES else point
+
+    def _find(self, path: str) -> tuple[str, str]:
+        """Return type and mount point of the file system that ``path``, which has no links in it, is on."""
         mount, point = _OUTSIDE, "/"
         for here in accumulate(path.rstrip("/").split("/"), "{}/{}".format):
             # What is mounted on a mount hides it; the order in which they were mounted need not tell.
             while (on_top := self._mounted.get((mount, here or "/"))) is not None:
                 mount, point = on_top, here or "/"
-        return None if self._types[mount] in LOCAL_TYPES else point
+        return self._types[mount], point
 
 
 def _unescape(field: bytes) -> bytes:

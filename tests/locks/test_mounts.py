@@ -76,6 +76,20 @@ def test_files_beside_a_slow_mount_do_not(tree: Path) -> None:
     assert slow_mount("/disk") is None
 
 
+def test_fuse_alone_lists_no_locks(tree: Path) -> None:
+    """Its servers keep them; a server that never answers is enough of one here, as nobody asks it anything."""
+    slow, hung = mount_slow(tree / "slow"), tree / "hung"
+    hung.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    mount("fuse", hung, f"fd={device},rootmode=40000,user_id=0,group_id=0")
+    table = MountTable()
+    assert table.slow_mount(f"{hung}/disk") == str(hung)
+    assert not table.lists_locks(str(hung))
+    assert table.lists_locks(str(slow))
+    assert table.lists_locks(None)
+    os.close(device)
+
+
 def test_a_single_file_may_be_mounted_from_a_slow_server(tree: Path) -> None:
     slow = mount_slow(tree / "slow", file="disk")
     (tree / "local").touch()

@@ -275,25 +275,31 @@ def test_a_lock_taken_over_is_held_against_the_kernel(tmp_path: Path, outsider: 
     path.touch()
     inodes = Inodes()
     disk = resource(path)
-    disk.check_adopted(set())
+    disk.check_adopted(set(), listed=True)
     assert disk.doubt is None
 
     disk.claim = inodes.adopt(os.open(path, os.O_RDWR), disk)
-    disk.check_adopted(posix.held_locks())
+    disk.check_adopted(posix.held_locks(), listed=True)
     assert disk.doubt == "the lock was lost, and taken again"
     assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
 
     disk.doubt = None
     for held in (posix.held_locks(), set[tuple[int, int]]()):
-        disk.check_adopted(held)
+        disk.check_adopted(held, listed=True)
         assert disk.doubt is None
 
+    held_elsewhere = resource(path)
+    held_elsewhere.slow_mount = "/mnt"
+    held_elsewhere.claim = disk.claim
+    held_elsewhere.check_adopted(set(), listed=False)
+    assert held_elsewhere.doubt is None
+
     replace(path)
-    disk.check_adopted(posix.held_locks())
+    disk.check_adopted(posix.held_locks(), listed=True)
     assert disk.doubt == "the path names another file than the locked one"
     path.unlink()
     path.symlink_to(path.name)
-    disk.check_adopted(posix.held_locks())
+    disk.check_adopted(posix.held_locks(), listed=True)
     assert disk.doubt == "the path cannot be followed: Too many levels of symbolic links"
     disk.drop(inodes)
 
@@ -302,8 +308,11 @@ def test_a_lock_taken_over_is_held_against_the_kernel(tmp_path: Path, outsider: 
     assert outsider.lock(path, "WRITE")
     lost = resource(path)
     lost.claim = inodes.adopt(os.open(path, os.O_RDWR), lost)
-    lost.check_adopted(posix.held_locks())
+    lost.check_adopted(posix.held_locks(), listed=True)
     assert lost.doubt == f"the lock was lost: Lockspace resource '{path}' is locked"
+    lost.slow_mount = "/mnt"
+    lost.check_adopted(posix.held_locks(), listed=True)
+    assert lost.doubt == "the lock was lost"
     lost.drop(inodes)
 
 
