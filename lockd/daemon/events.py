@@ -4,6 +4,7 @@
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from lockd.daemon.owner_process import OwnerProcess
@@ -19,9 +20,8 @@ TAKEN_OVER = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a05"
 _logger = logging.getLogger(__name__)
 
 
-def enabled() -> bool:
-    """Whether anybody wants to know: most calls are granted, and the log's level leaves that out."""
-    return _logger.isEnabledFor(logging.INFO)
+enabled = partial(_logger.isEnabledFor, logging.INFO)
+"""Whether anybody wants to know of what is granted, which is most calls."""
 
 
 def acquired(resource: Resource, owner: int, process: OwnerProcess | None) -> None:

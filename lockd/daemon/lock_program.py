@@ -22,7 +22,7 @@ from lockd.wire.errors import (
     signed,
     unsupported_flags,
 )
-from lockd.wire.frames import Frame, encode_reply
+from lockd.wire.frames import Frame, encode_success
 from lockd.wire.lock import AcquireFlags, Procedure
 from lockd.wire.xdr import DecodeError
 
@@ -85,7 +85,7 @@ class LockProgram:
         except (LockError, Refused, DecodeError) as error:
             return self._refuse(session, call, error)
         if rest is None:
-            return encode_reply(call)
+            return encode_success(call)
         self._tasks.start(self._finish, session, call, rest)
         return None
 
@@ -98,7 +98,7 @@ class LockProgram:
             session.close()
             raise
         else:
-            session.finish(encode_reply(call))
+            session.finish(encode_success(call))
 
     def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
         match error:
@@ -187,11 +187,12 @@ def _check(session: Session, procedure: Procedure, flags: int, *, registered: bo
 
 def _owner_pid(session: Session) -> int:
     """Return for whom the session acquires and releases, if it still may."""
+    owner = session.owner
     if session.restricted:
         raise Refused(_RESTRICTED)
-    if session.owner is None:
+    if owner is None:
         raise Refused(_UNREGISTERED)
-    if session.owner.dead.is_set():
+    if owner.ended:
         # Nobody would end its locks, and a later process of its pid may hold others.
-        raise Refused(operation_invalid(f"owner process {session.owner.pid} has ended"))
-    return session.owner.pid
+        raise Refused(operation_invalid(f"owner process {owner.pid} has ended"))
+    return owner.pid

@@ -91,7 +91,7 @@ class Locker:
             self._table.forget(resource)
             raise
         self._granted(resource, owner)
-        if session.closed or (process is not None and process.dead.is_set()):
+        if session.closed or (process is not None and process.ended):
             # Nobody is there any more to be told of the lock.
             dropped = self._table.end_holding(resource.lockspace, resource.name, owner)
             if dropped is not None:

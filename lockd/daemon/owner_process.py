@@ -23,16 +23,18 @@ class OwnerProcess:
 
     :ivar details: what the owner's latest REGISTER said of it.
     :ivar pidfd: the process; None once it is watched no more, and where none of this pid can be seen from here.
-    :ivar dead: set once the process has ended; a zombie is dead.
+    :ivar ended: whether the process has ended; a zombie has.
     :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
     """
 
-    __slots__ = ("dead", "details", "fencing_since", "pidfd", "sessions")
+    __slots__ = ("_end", "details", "ended", "fencing_since", "pidfd", "sessions")
 
     def __init__(self, details: Owner, pidfd: int | None) -> None:
         self.details = details
         self.pidfd = pidfd
-        self.dead = trio.Event()
+        self.ended = False
+        # Most owners are never waited for: an event for each would be 1 MB with 4000 guests.
+        self._end: trio.Event | None = None
         self.fencing_since: float | None = None
         self.sessions = 0
 
@@ -43,7 +45,19 @@ class OwnerProcess:
 
     def has_ended(self) -> bool:
         """Whether the process is known to have ended, by asking the kernel now."""
-        return self.dead.is_set() if self.pidfd is None else _has_ended(self.pidfd)
+        return self.ended if self.pidfd is None else _has_ended(self.pidfd)
+
+    def set_ended(self) -> None:
+        """Take note that the process has ended."""
+        self.ended = True
+        if self._end is not None:
+            self._end.set()
+
+    async def wait_ended(self) -> None:
+        """Wait until the process has ended."""
+        if not self.ended:
+            self._end = self._end or trio.Event()
+            await self._end.wait()
 
     def describe(self) -> str:
         """Return the words for an error message or the log."""

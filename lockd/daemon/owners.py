@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import time
 from typing import Final
 
@@ -85,7 +86,7 @@ class Owners:
             return
         self._leave(process)
         # What a later process of a dead owner's pid holds is no business of the dead one's connection.
-        if process.dead.is_set() or session.peer_pid != process.pid or not self._holds_any(process.pid):
+        if process.ended or session.peer_pid != process.pid or not self._holds_any(process.pid):
             return
         if process.pidfd is None or process.has_ended():
             self._ended(process)
@@ -99,30 +100,33 @@ class Owners:
 
     async def _fence(self, process: OwnerProcess) -> None:
         with trio.move_on_after(_LEAVING_SECONDS):
-            await process.dead.wait()
+            await process.wait_ended()
             return
         events.fenced(process)
         for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _REMINDER_SECONDS)):
             process.send_signal(signal_number)
             with trio.move_on_after(seconds):
-                await process.dead.wait()
+                await process.wait_ended()
                 return
         while True:
             _logger.warning(
                 "%s was killed and is not dead yet; its locks are kept until it is", process.describe()
             )
             with trio.move_on_after(_REMINDER_SECONDS):
-                await process.dead.wait()
+                await process.wait_ended()
                 return
 
     def _watch(self, process: OwnerProcess) -> None:
         self._processes[process.pid] = process
         if process.pidfd is not None:
-            self._reactor.watch(process.pidfd, READABLE, lambda _ready: self._ended(process))
+            self._reactor.watch(process.pidfd, READABLE, partial(self._on_end, process))
+
+    def _on_end(self, process: OwnerProcess, _ready: int) -> None:
+        self._ended(process)
 
     def _ended(self, process: OwnerProcess) -> None:
         """The process is dead: release what it held."""
-        process.dead.set()
+        process.set_ended()
         self._release(process.pid)
         self._discard(process)
 

@@ -22,9 +22,10 @@ HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 Handler: TypeAlias = Callable[[int], None]
 """Serves a descriptor; it is given the events that are ready on it, and must not block."""
 
-_LINGER = 0.001
+_LINGER = 0.005
 """Seconds to wait for the next call before going back to trio. A client that calls again at once then costs one
-epoll_wait instead of a round of trio's scheduler; what else is due waits for this long at most."""
+epoll_wait instead of a round of trio's scheduler; what else is due waits for this long at most. A wait shorter
+than the kernel's tick costs more: it sets a timer for every call (measured: 35 µs a call instead of 27)."""
 
 _SLICE = 0.002
 """Seconds of serving after which the other tasks get their turn, however much there is to serve."""

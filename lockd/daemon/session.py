@@ -140,10 +140,11 @@ class Session:
         Replies are sent at the end of the turn. Sending wakes the peer, which costs more than all the rest of a
         call; of peers that are woken together, most need not be.
         """
+        next_frame = self.reader.next_frame
         for _ in range(_CALLS_PER_TURN):
-            if self.closed or self.waiting_call or self._stuck:
+            if self.waiting_call or self._stuck or self.closed:
                 return
-            call = self.reader.next_frame()
+            call = next_frame()
             if call is None:
                 return
             if not self._output:
@@ -183,7 +184,7 @@ class Session:
             self.close()
             return
         self._output = self._output[sent:]
-        if self._stuck != bool(self._output):
+        if self._stuck is not (self._output != b""):
             self._stuck = not self._stuck
             self._watch_what_matters()
             self._reactor.again(self._serve_on)

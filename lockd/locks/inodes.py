@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 Identity: TypeAlias = tuple[int, int]
 """What makes two files the same one: device and inode, or a block device's number and -1."""
 
+_WITHOUT_WAITING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _NO_INODE = -1
 _NOT_OPEN = -1
 
@@ -80,7 +81,7 @@ class Inodes:
         :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere, and
             EWOULDBLOCK if somebody has to give up a lease on the file first, which may take a minute.
         """
-        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        flags |= _WITHOUT_WAITING
         if self._parked:
             return self.open_pinned(path, flags, holder)
         fd = os.open(path, flags, 0o600)

@@ -12,6 +12,7 @@ from lockd.locks import posix
 from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed
 from lockd.locks.inodes import Claim, Claimed, Identity, Inodes, identity_of
 
+_OPEN_OR_CREATE = os.O_RDWR | os.O_CREAT
 _numbers = count(1)
 
 
@@ -88,7 +89,7 @@ class Resource:
         self._take(inodes, inodes.open_pinned)
 
     def _take(self, inodes: Inodes, open_claimed: Callable[[str, int, Any], Claim]) -> None:
-        flags = os.O_RDWR | os.O_CREAT if self.autocreate else os.O_RDWR
+        flags = _OPEN_OR_CREATE if self.autocreate else os.O_RDWR
         while True:
             try:
                 claim = open_claimed(self.path, flags, self)

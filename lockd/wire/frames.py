@@ -3,9 +3,11 @@
 A frame is its own length (u32, itself included) and a header of six u32, then the payload.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 HEADER = Struct(">7I")
 """Length, program, version, procedure, type, serial, status."""
@@ -14,7 +16,10 @@ LENGTH_MIN = HEADER.size
 LENGTH_MAX = 33554436
 """The largest length that virtlockd believes: 32 MiB of frame after the length itself."""
 
+_HEADER_SIZE = HEADER.size
 _LENGTH = Struct(">I")
+_pack_header = HEADER.pack
+_unpack_header = HEADER.unpack_from
 _NO_BYTES = b""
 
 
@@ -38,6 +43,11 @@ class Status(IntEnum):
     CONTINUE = 2
 
 
+# Members of an enumeration take several times as long to look up.
+_REPLY: Final = int(FrameType.REPLY)
+_OK: Final = int(Status.OK)
+
+
 class Frame(NamedTuple):
     """A frame, taken apart. The numbers are as the peer sent them: known or not."""
 
@@ -49,6 +59,10 @@ class Frame(NamedTuple):
     serial: int
     status: int
     payload: bytes
+
+
+# NamedTuple's own constructor is a Python function, and takes three times as long.
+_make_frame: Callable[[tuple[Any, ...]], Frame] = partial(tuple.__new__, Frame)
 
 
 class FrameError(ValueError):
@@ -67,6 +81,11 @@ def encode(
     """Return the bytes of one frame."""
     length = HEADER.size + len(payload)
     return HEADER.pack(length, program, version, procedure, type_, serial, status) + payload
+
+
+def encode_success(call: Frame) -> bytes:
+    """Return the reply to ``call`` that says no more than that it was done."""
+    return _pack_header(_HEADER_SIZE, call.program, call.version, call.procedure, _REPLY, call.serial, _OK)
 
 
 def encode_reply(call: Frame, payload: bytes = _NO_BYTES, status: int = Status.OK) -> bytes:
@@ -120,25 +139,36 @@ class FrameReader:
 
         :raises FrameError: its length is one that no frame has.
         """
+        buffer, offset = self._buffer, self._offset
+        start = offset + _HEADER_SIZE
+        if start > len(buffer):
+            return self._next_incomplete()
+        header = _unpack_header(buffer, offset)
+        length = header[0]
+        if not LENGTH_MIN <= length <= LENGTH_MAX:
+            raise _no_frame(length)
+        end = offset + length
+        if end == len(buffer):
+            # An idle client costs no buffer.
+            self._buffer, self._offset = _NO_BYTES, 0
+            return _make_frame((*header, buffer[start : min(end, start + self._payload_kept)]))
+        if end < len(buffer):
+            self._offset = end
+            return _make_frame((*header, buffer[start : min(end, start + self._payload_kept)]))
+        if len(buffer) - start >= self._payload_kept:
+            self._oversized = _make_frame((*header, buffer[start : start + self._payload_kept]))
+            self._missing = end - len(buffer)
+            self._offset = len(buffer)
+        return None
+
+    def _next_incomplete(self) -> Frame | None:
+        """Look at what is less than a header: the rest of an oversized frame is not kept."""
         if self._oversized is not None:
             return self._next_oversized()
-        offset = self._offset
-        buffered = len(self._buffer) - offset
-        if buffered < HEADER.size:
-            if buffered >= _LENGTH.size:
-                _check_length(*_LENGTH.unpack_from(self._buffer, offset))
-            return None
-        header: tuple[int, int, int, int, int, int, int] = HEADER.unpack_from(self._buffer, offset)
-        length = header[0]
-        _check_length(length)
-        start = offset + HEADER.size
-        if buffered >= length:
-            self._offset = end = offset + length
-            return Frame(*header, self._buffer[start : min(end, start + self._payload_kept)])
-        if buffered - HEADER.size >= self._payload_kept:
-            self._oversized = Frame(*header, self._buffer[start : start + self._payload_kept])
-            self._missing = length - buffered
-            self._offset = len(self._buffer)
+        if len(self._buffer) - self._offset >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, self._offset)
+            if not LENGTH_MIN <= length <= LENGTH_MAX:
+                raise _no_frame(length)
         return None
 
     def _next_oversized(self) -> Frame | None:
@@ -170,6 +200,5 @@ class FrameReader:
             self._missing = missing
 
 
-def _check_length(length: int) -> None:
-    if not LENGTH_MIN <= length <= LENGTH_MAX:
-        raise FrameError(f"a frame of {length} bytes: {LENGTH_MIN} to {LENGTH_MAX} are possible")
+def _no_frame(length: int) -> FrameError:
+    return FrameError(f"a frame of {length} bytes: {LENGTH_MIN} to {LENGTH_MAX} are possible")

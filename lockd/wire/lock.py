@@ -9,7 +9,7 @@ from struct import Struct
 from typing import NamedTuple
 from uuid import UUID
 
-from lockd.wire.xdr import DecodeError, Decoder, Encoder, raw, text
+from lockd.wire.xdr import DecodeError, Decoder, Encoder, raw
 
 PROGRAM = 0x0EA7BEEF
 VERSION = 1
@@ -55,17 +55,6 @@ class Owner:
     pid: int
 
 
-class ResourceArguments(NamedTuple):
-    """The arguments of the procedures on a resource.
-
-    :ivar lockspace: the lockspace's path; empty for the direct lockspace.
-    """
-
-    lockspace: str
-    name: str
-    flags: int
-
-
 class LockspaceArguments(NamedTuple):
     """The arguments of NEW; CREATE_LOCKSPACE takes the path alone."""
 
@@ -108,8 +97,8 @@ def decode_create_lockspace(payload: bytes) -> str:
     return Decoder(payload).string(STRING_MAX)
 
 
-def decode_resource(payload: bytes) -> ResourceArguments:
-    """Return the arguments of a call on a resource.
+def decode_resource(payload: bytes) -> tuple[str, str, int]:
+    """Return the arguments of a call on a resource: the lockspace's path, empty for the direct one, name, flags.
 
     :raises DecodeError: the payload holds no such arguments.
     """
@@ -127,7 +116,11 @@ def decode_resource(payload: bytes) -> ResourceArguments:
     if length > STRING_MAX or flags_start + 4 > size:
         raise DecodeError("the name does not fit")
     (flags,) = _UINT32.unpack_from(payload, flags_start)
-    return ResourceArguments(text(payload[4:path_end]), text(payload[name_start:name_end]), flags)
+    return (
+        payload[4:path_end].decode("utf-8", "surrogateescape"),
+        payload[name_start:name_end].decode("utf-8", "surrogateescape"),
+        flags,
+    )
 
 
 def encode_register(owner: Owner, flags: int = 0) -> bytes:

@@ -5,10 +5,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from lockd.wire import lock
 from lockd.wire.frames import FrameReader, encode_reply
-from lockd.wire.lock import AcquireFlags, Procedure, ResourceArguments
+from lockd.wire.lock import AcquireFlags, Procedure
+
+
+class ResourceArguments(NamedTuple):
+    """What an ACQUIRE asks for."""
+
+    lockspace: str
+    name: str
+    flags: AcquireFlags
 
 
 class Recorder:
@@ -41,8 +50,8 @@ class Recorder:
         if procedure == Procedure.CREATE_LOCKSPACE:
             self.created.append(lock.decode_create_lockspace(payload))
         elif procedure == Procedure.ACQUIRE_RESOURCE:
-            arguments = lock.decode_resource(payload)
-            self.acquired.append(arguments._replace(flags=AcquireFlags(arguments.flags)))
+            lockspace, name, flags = lock.decode_resource(payload)
+            self.acquired.append(ResourceArguments(lockspace, name, AcquireFlags(flags)))
 
 
 @contextmanager

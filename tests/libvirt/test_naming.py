@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lockd.wire.lock import AcquireFlags, ResourceArguments
+from lockd.wire.lock import AcquireFlags
 from tests.libvirt.conftest import new_host
 from tests.libvirt.guest import Disk, Guest
 from tests.libvirt.host import Host
-from tests.libvirt.recorder import Recorder, recording_daemon
+from tests.libvirt.recorder import Recorder, ResourceArguments, recording_daemon
 
 pytestmark = pytest.mark.system
 
