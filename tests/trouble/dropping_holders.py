@@ -106,7 +106,7 @@ def _misbehave(holder: Holder) -> None:
 
 def _watch_death(holder: Holder, start: float) -> None:
     """Note when the process ends, and reap it as a parent would: only a zombie stays."""
-    holder.guest.wait_for_death()
+    holder.guest.wait_for_death(LONGEST)
     holder.died = time.monotonic() - start
     if holder.manner != "zombie":
         holder.killed_by = holder.guest.reap()

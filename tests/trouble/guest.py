@@ -148,10 +148,10 @@ class Guest:
         if not self.is_dead:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait_for_death(self) -> None:
+    def wait_for_death(self, seconds: float = TOO_LONG) -> None:
         """Return once the process has ended; it is not reaped."""
-        readable, _, _ = select.select([self.pidfd], [], [], TOO_LONG)
-        assert readable, f"process {self.pid} did not end within {TOO_LONG} s"
+        readable, _, _ = select.select([self.pidfd], [], [], seconds)
+        assert readable, f"process {self.pid} did not end within {seconds} s"
 
     def reap(self) -> int:
         """Wait for the process to end; returns the number of the signal that killed it, 0 for none."""
