@@ -5,15 +5,14 @@ import sys
 
 from lockd.client.errors import Busy, ClientError, PermissionDenied, Unavailable
 from lockd.ctl.exits import Exit, Failure
-from lockd.ctl.parser import make_parser
-from lockd.ctl.run import split_command
+from lockd.ctl.parser import commands_for, make_parser, split_command
 from lockd.ctl.terminal import print_error
 
 
 def main() -> None:
     """Run one command, and end the process with its exit status."""
     arguments, command = split_command(sys.argv[1:])
-    options = make_parser().parse_args(arguments)
+    options = make_parser(commands_for(arguments)).parse_args(arguments)
     options.command = command
     try:
         status = options.run(options)

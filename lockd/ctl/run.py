@@ -1,15 +1,17 @@
 """``lockctl run``: a command that holds the locks of disks for as long as it lives."""
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
+from contextlib import suppress
 from typing import Any, Final
 
 from lockd.ctl import taking
 from lockd.ctl.exits import Exit, Failure
 
-_SEPARATOR: Final = "--"
+_DESCRIPTOR_MIN: Final = 100
 
 _EXAMPLE: Final = """\
 example:
@@ -35,14 +37,6 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return lockctl's own arguments, and for ``run`` those after the first ``--``, which are the command's."""
-    if arguments[:1] != ["run"] or _SEPARATOR not in arguments:
-        return arguments, []
-    at = arguments.index(_SEPARATOR)
-    return arguments[:at], arguments[at + 1 :]
-
-
 def run(options: argparse.Namespace) -> Exit:
     """Take the locks and become the command; it returns only where that fails."""
     command: list[str] = options.command
@@ -55,7 +49,7 @@ def run(options: argparse.Namespace) -> Exit:
     connection = taking.take(disks, os.path.basename(command[0]), shared=options.shared, wait=options.wait)
     # As libvirt leaves it to a guest: nothing in the command can give the locks away.
     connection.restrict()
-    connection.detach()
+    _move_out_of_the_way(connection.detach())
     # Python ignores these, and what is ignored stays so through an exec.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -63,3 +57,10 @@ def run(options: argparse.Namespace) -> Exit:
         os.execv(program, command)
     except OSError as error:
         raise Failure(f"{program}: {error.strerror}", Exit.NO_EXEC) from None
+
+
+def _move_out_of_the_way(descriptor: int) -> None:
+    """Give a descriptor a number that no script uses for its own: ``exec 3<file`` would close it."""
+    with suppress(OSError):  # EINVAL: the limit of descriptors is below that
+        fcntl.fcntl(descriptor, fcntl.F_DUPFD, _DESCRIPTOR_MIN)
+        os.close(descriptor)

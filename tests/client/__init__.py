@@ -1,0 +1,1 @@
+"""The client library, on lockd and on the real virtlockd."""

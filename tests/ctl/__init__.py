@@ -1,0 +1,1 @@
+"""lockctl, each command end to end on a running daemon."""

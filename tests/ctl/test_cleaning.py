@@ -1,0 +1,167 @@
+"""lockctl release and clean: what owners and hosts that are gone have left behind."""
+
+import json
+import os
+import subprocess
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import UUID
+
+from lockd.client.connection import LockConnection
+from lockd.client.errors import Busy
+from lockd.client.resource import Resource
+from lockd.wire.lock import Owner
+from tests.ctl.conftest import Host
+from tests.kernel_locks import locks_on
+from tests.private_daemon import private_daemon
+
+LEASE = "0123456789abcdef" * 4
+LVM_LEASE = "AbCdEf-0123-4567-89AB-CDEF-ghij-klmnop"
+
+
+def dead_owner() -> Owner:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return Owner(UUID(int=1), "gone", 1, process.pid)
+
+
+# release
+
+
+def test_the_lock_of_an_owner_that_is_gone_is_released_and_that_is_logged(host: Host) -> None:
+    disk = host.disk("disk")
+    owner = dead_owner()
+    with LockConnection.connect(host.daemon.socket) as connection:
+        connection.register(owner)
+        connection.acquire(Resource("", str(disk)))
+        assert locks_on(disk)
+        printed = host.lockctl("release", "--force", disk)
+        assert printed == f"released {disk}, which pid {owner.pid} held\n"
+        assert locks_on(disk) == []
+        assert f'"gone" (pid {owner.pid}), which is gone, on {disk}' in host.daemon.log.read_text()
+
+
+def test_a_resource_is_named_as_status_shows_it_too(host: Host) -> None:
+    leases = host.directory / "leases"
+    with LockConnection.connect(host.daemon.socket) as connection:
+        connection.register(dead_owner())
+        for lockspace in (leases, host.directory / "others"):
+            connection.create_lockspace(str(lockspace))
+            connection.acquire(Resource(str(lockspace), LEASE, autocreate=True))
+        assert "in several lockspaces" in host.lockctl("release", "--force", LEASE, status=74)
+        host.lockctl("release", "--force", leases / LEASE)
+        host.lockctl("release", "--force", LEASE)
+        assert "nobody holds" in host.lockctl("release", "--force", LEASE, status=1)
+
+
+def test_the_lock_of_an_owner_that_lives_is_not_released(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk) as holder:
+        printed = host.lockctl("release", "--force", disk, status=74)
+        assert f'is held by domain "sh" (pid {holder.pid}), which is alive on this host' in printed
+        assert locks_on(disk)
+
+
+def test_release_without_force_is_refused(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk):
+        assert "add --force" in host.lockctl("release", disk, status=2)
+        assert locks_on(disk)
+
+
+# clean
+
+
+def test_files_that_nobody_holds_are_removed_and_others_kept(host: Host) -> None:
+    leases = host.lockspace()
+    disk = host.disk("disk")
+    with host.holder(disk):
+        held = {path.name for path in leases.iterdir()}
+        for name in (LEASE, LVM_LEASE, "README", f"{LEASE}.bak"):
+            (leases / name).touch()
+        written = "f" * 64
+        (leases / written).write_text("no lease has content")
+        target = host.disk("target")
+        target.write_bytes(b"")
+        (leases / ("e" * 64)).symlink_to(target)
+        (leases / ("d" * 64)).mkdir()
+        before = {path.name for path in leases.iterdir()}
+        dry = host.lockctl("clean", "--dry-run", leases)
+        assert dry == f"{leases}/{LEASE}\n{leases}/{LVM_LEASE}\n2 to be removed, 1 held, 5 no lease files\n"
+        assert {path.name for path in leases.iterdir()} == before
+        assert host.lockctl("clean", leases) == "2 removed, 1 held, 5 no lease files\n"
+        kept = {path.name for path in leases.iterdir()}
+        assert kept == held | {"README", f"{LEASE}.bak", written, "e" * 64, "d" * 64}
+        assert target.exists()
+        assert json.loads(host.lockctl("status", "-J"))["locks"][0]["kernel"] == "yes"
+
+
+def test_in_the_lockspace_of_scsi_disks_a_lease_may_have_any_name(host: Host) -> None:
+    leases = host.directory / "scsi"
+    leases.mkdir()
+    (leases / "36000c29").touch()
+    assert host.lockctl("clean", leases) == "0 removed, 1 no lease files\n"
+    (host.configuration / "qemu-lockd.conf").write_text(f'scsi_lockspace_dir = "{leases}"\n')
+    assert host.lockctl("clean", leases) == "1 removed\n"
+
+
+def test_a_directory_that_is_not_there_is_one_line(host: Host) -> None:
+    missing = host.directory / "missing"
+    assert host.lockctl("clean", missing, status=74) == f"lockctl: {missing}: No such file or directory\n"
+
+
+def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
+    """Two daemons, as of two hosts that share the directory, lock and remove the file that is cleaned away."""
+    leases = host.directory / "shared"
+    lease = Resource(str(leases), LEASE, autocreate=True)
+    holders: list[int] = []
+    granted = [0, 0]
+    given_twice: list[int] = []
+    ended = threading.Event()
+
+    def take_again_and_again(number: int, connection: LockConnection) -> None:
+        while not ended.is_set():
+            try:
+                connection.acquire(lease)
+            except Busy:
+                continue
+            holders.append(number)
+            if len(holders) > 1:
+                given_twice.append(number)
+            granted[number] += 1
+            holders.pop()
+            connection.release(lease)
+
+    with ExitStack() as stack:
+        other = stack.enter_context(private_daemon(host.directory / "other"))
+        connections = []
+        for daemon in (host.daemon, other):
+            connection = stack.enter_context(LockConnection.connect(daemon.socket))
+            connection.register()
+            connection.create_lockspace(str(leases))
+            connections.append(connection)
+        threads = [
+            threading.Thread(target=take_again_and_again, args=pair) for pair in enumerate(connections)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            cleaned = [host.lockctl("clean", leases) for _ in range(15)]
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+    assert not given_twice
+    assert all(count > 100 for count in granted)
+    assert len(cleaned) == 15
+    assert not list(leases.iterdir())
+
+
+def test_progress_is_told_on_a_terminal_alone(host: Host, tmp_path: Path) -> None:
+    leases = tmp_path / "many"
+    leases.mkdir()
+    for number in range(300):
+        (leases / f"{number:064x}").touch()
+    assert host.lockctl("clean", leases) == "300 removed\n"
+    assert os.listdir(leases) == []

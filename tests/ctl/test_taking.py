@@ -1,0 +1,223 @@
+"""lockctl run and acquire: locks for as long as a command, or a shell, wants them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.conftest import Host, host_with
+from tests.kernel_locks import KernelLock, locks_on
+from tests.private_daemon import VIRTLOCKD
+from tests.waiting import wait_until
+
+
+def held(host: Host, mode: str = "WRITE") -> list[KernelLock]:
+    return [KernelLock(mode, host.daemon.pid)]
+
+
+# run
+
+
+def test_the_command_holds_the_lock_for_as_long_as_it_lives(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk) as holder:
+        assert locks_on(disk) == held(host)
+        holder.kill()
+        wait_until(lambda: not locks_on(disk), "the end of the killed command's lock")
+
+
+def test_the_command_is_the_process_that_lockctl_was(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk) as holder:
+        assert Path(f"/proc/{holder.pid}/comm").read_text() == "cat\n"
+        assert f"(pid {holder.pid})" in host.lockctl("who", disk)
+
+
+def test_its_exit_status_is_the_commands(host: Host) -> None:
+    disk = host.disk("disk")
+    assert host.lockctl("run", disk, "--", "sh", "-c", "echo out; exit 7", status=7) == "out\n"
+    assert locks_on(disk) == []
+
+
+def test_a_held_disk_is_busy_and_its_holder_is_named(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk) as holder:
+        printed = host.lockctl("run", disk, "--", "true", status=75)
+        assert printed == f'lockctl: {disk} is locked by domain "sh" (pid {holder.pid})\n'
+
+
+def test_all_disks_are_taken_or_none(host: Host) -> None:
+    free, taken, last = (host.disk(name) for name in ("a-free", "b-taken", "c-last"))
+    with host.holder(taken):
+        host.lockctl("run", free, taken, last, "--", "true", status=75)
+        assert locks_on(free) == []
+        assert locks_on(last) == []
+
+
+def test_a_disk_that_is_named_twice_is_one_lock(host: Host) -> None:
+    disk = host.disk("disk")
+    host.lockctl("run", disk, f"{disk.parent}/./disk", "--", "true")
+
+
+def test_shared_locks_are_shared(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder("--shared", disk), host.holder("--shared", disk):
+        assert locks_on(disk) == held(host, "READ")
+        host.lockctl("run", disk, "--", "true", status=75)
+
+
+def test_it_waits_for_the_holder_as_long_as_told(host: Host) -> None:
+    disk = host.disk("disk")
+    with host.holder(disk) as holder:
+        began = time.monotonic()
+        host.lockctl("run", "--wait", "0.5", disk, "--", "true", status=75)
+        assert time.monotonic() - began >= 0.5
+        waiting = subprocess.Popen(
+            host.command("run", "--wait", "30", disk, "--", "echo", "got it"),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=host.environment,
+        )
+        holder.kill()
+        assert waiting.communicate(timeout=20)[0] == "got it\n"
+
+
+def test_a_lease_file_is_made_and_removed(host: Host) -> None:
+    leases = host.lockspace()
+    disk = host.disk("disk")
+    with host.holder(disk):
+        (lease,) = leases.iterdir()
+        assert locks_on(lease) == held(host)
+        assert locks_on(disk) == []
+    wait_until(lambda: not list(leases.iterdir()), "the removal of the lease file")
+
+
+def test_the_command_may_use_the_descriptors_that_scripts_use(host: Host) -> None:
+    disk = host.disk("disk")
+    script = 'for n in 3 4 5 6 7 8 9; do eval "exec $n</dev/null $n<&-"; done; echo up; exec cat'
+    with host.holder(disk, command=("sh", "-c", script)) as holder:
+        time.sleep(0.3)  # longer than the daemon waits before it kills one who has dropped its connection
+        assert holder.poll() is None
+        assert locks_on(disk) == held(host)
+
+
+def test_the_command_ends_of_a_broken_pipe_as_it_would_alone(host: Host) -> None:
+    """Python ignores SIGPIPE, and would leave that to the command."""
+    disk = host.disk("disk")
+    ignored = host.lockctl("run", disk, "--", "sh", "-c", "grep SigIgn /proc/$$/status")
+    alone = subprocess.run(
+        ["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True, check=True
+    )
+    assert ignored == alone.stdout
+    assert int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1) == 0
+
+
+def test_what_is_no_command_takes_no_lock(host: Host) -> None:
+    disk = host.disk("disk")
+    assert "there is no such command" in host.lockctl("run", disk, "--", "no-such-command", status=127)
+    assert "a command is missing" in host.lockctl("run", disk, "--", status=2)
+    assert "a command is missing" in host.lockctl("run", disk, status=2)
+    host.lockctl("run", "--", "true", status=2)
+    broken = host.disk("broken")
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    assert "Exec format error" in host.lockctl("run", disk, "--", broken, status=126)
+    wait_until(lambda: not locks_on(disk), "the end of the lock")
+
+
+def test_a_disk_that_is_not_there_is_one_line(host: Host) -> None:
+    missing = host.directory / "missing"
+    printed = host.lockctl("run", missing, "--", "true", status=74)
+    assert printed.startswith(f"lockctl: {missing}: ")
+    assert "No such file or directory" in printed
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_a_wait_is_a_number_of_seconds(host: Host, seconds: str) -> None:
+    assert "not a number of seconds" in host.lockctl("run", f"--wait={seconds}", "/x", "--", "true", status=2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, and so root")
+def test_virtlockd_gives_locks_too(tmp_path: Path) -> None:
+    if not VIRTLOCKD.exists():
+        pytest.skip(f"{VIRTLOCKD} is not there")
+    with host_with(tmp_path, VIRTLOCKD) as host:
+        disk = host.disk("disk")
+        with host.holder(disk):
+            assert locks_on(disk) == held(host)
+            assert "is locked by somebody" in host.lockctl("run", disk, "--", "true", status=75)
+
+
+# acquire
+
+
+def acquiring(host: Host, *arguments: str | Path) -> subprocess.Popen[str]:
+    """lockctl acquire, once it holds."""
+    process = subprocess.Popen(
+        host.command("acquire", *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=host.environment,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_it_holds_until_its_input_ends(host: Host) -> None:
+    disk = host.disk("disk")
+    with acquiring(host, disk) as process:
+        assert process.stdin is not None
+        process.stdin.write("not the end\n")
+        process.stdin.flush()
+        assert locks_on(disk) == held(host)
+        process.stdin.close()
+        assert process.wait(15) == 0
+        assert locks_on(disk) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_holds_until_a_signal_comes(host: Host, number: signal.Signals) -> None:
+    disk = host.disk("disk")
+    with acquiring(host, "--shared", disk) as process:
+        assert locks_on(disk) == held(host, "READ")
+        process.send_signal(number)
+        assert process.wait(15) == 0
+        assert locks_on(disk) == []
+
+
+def test_it_says_when_the_daemon_has_ended(host: Host) -> None:
+    with acquiring(host, host.disk("disk")) as process:
+        host.daemon.process.kill()
+        assert process.wait(15) == 74
+        assert process.stderr is not None
+        assert process.stderr.read() == "lockctl: the daemon ended, and the locks with it\n"
+
+
+def test_acquire_names_the_holder_too(host: Host) -> None:
+    disk = host.disk("disk")
+    with acquiring(host, disk) as process:
+        expected = f'lockctl: {disk} is locked by domain "lockctl acquire" (pid {process.pid})\n'
+        assert host.lockctl("acquire", disk, status=75) == expected
+        process.kill()
+
+
+def test_the_example_for_bash_works(host: Host) -> None:
+    disk = host.disk("disk")
+    script = (
+        f"coproc {' '.join(host.command('acquire', disk))}\n"
+        'read -r held <&"${COPROC[0]}" || exit 1\n'
+        f"{sys.executable} -c 'print(open(\"/proc/locks\").read())' | grep -c ':{disk.stat().st_ino} 0 0'\n"
+        'kill "$COPROC_PID"; wait "$COPROC_PID"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=host.environment, timeout=30, check=False
+    )
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+    assert locks_on(disk) == []
