@@ -17,7 +17,6 @@ from lockd.locks.inodes import ABANDONED, Claimed, Inodes, identity_of
 from lockd.locks.resource import Resource
 from lockd.locks.table import create_file, delete_file
 from tests.kernel_locks import KernelLock, locks_of, locks_on
-from tests.locks.outsider import Outsider
 
 ROUNDS = 200
 
@@ -288,44 +287,4 @@ def test_a_lock_granted_while_a_thread_drops_another_on_the_inode_is_kept(disk: 
         assert descriptors_of(disk) == len(expected)
         next_one.drop(inodes)
         assert descriptors_of(disk) == 0
-    worker.join()
-
-
-@pytest.mark.usefixtures("many_switches")
-def test_a_file_is_never_removed_by_a_thread_after_the_reactor_has_locked_it(tmp_path: Path) -> None:
-    inodes = Inodes()
-    path = tmp_path / "lease"
-
-    def delete(_number: int) -> None:
-        with suppress(Busy):
-            delete_file(inodes, str(path), "lease")
-
-    worker = Worker(delete)
-    for _ in range(ROUNDS):
-        path.touch()
-        lease = resource(path, autocreate=True)
-        worker.start_round()
-        granted = try_to_take(lease.take, inodes)
-        worker.end_round()
-        if granted:
-            assert locks_on(path) == [KernelLock("WRITE", os.getpid())], "the locked file is the named one"
-        lease.drop(inodes)
-    worker.join()
-
-
-@pytest.mark.usefixtures("many_switches")
-def test_making_a_file_in_a_thread_costs_no_lock_on_it(tmp_path: Path, outsider: Outsider) -> None:
-    inodes = Inodes()
-    path = tmp_path / "lease"
-    worker = Worker(lambda _number: create_file(inodes, str(path)))
-    for _ in range(ROUNDS):
-        lease = resource(path, autocreate=True)
-        worker.start_round()
-        granted = try_to_take(lease.take, inodes)
-        worker.end_round()
-        if granted:
-            assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
-            assert not outsider.lock(path, "READ")
-        lease.drop(inodes)
-        path.unlink(missing_ok=True)
     worker.join()
