@@ -128,13 +128,13 @@ def _told_by_lockd(connection: StatusConnection) -> list[Holding]:
 class _Kernel:
     """The kernel's list of one lockd's locks.
 
-    :param pid_file: the descriptor of its pid file, which is locked and no resource.
+    :param pid_file: the descriptor of its pid file, which is locked and no resource; None where it has lost that.
     """
 
-    def __init__(self, pid: int, pid_file: int) -> None:
+    def __init__(self, pid: int, pid_file: int | None) -> None:
         self._pid = pid
         self._locks = {lock for lock in posix_locks() if lock.pid == pid and lock.is_on_first_byte}
-        self._told = set(descriptor_locks(pid, pid_file))
+        self._told = set(descriptor_locks(pid, pid_file)) if pid_file is not None else set()
 
     def verdict(self, lock: dict[str, Any]) -> str | None:
         """Return what the kernel says of a lock that the daemon tells of."""

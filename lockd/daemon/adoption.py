@@ -3,32 +3,34 @@
 Whatever can be kept is kept; what cannot is logged by name.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import socket
 from base64 import b64decode
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import trio
 
-from lockd.daemon import events
+from lockd.daemon import events, pidfile
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.owner_process import OwnerProcess, open_pidfd
-from lockd.daemon.server import Server
+from lockd.daemon.server import ADMIN_SERVER, LOCK_SERVER, Server
 from lockd.daemon.session import Session
-from lockd.daemon.sockets import Listeners
+from lockd.daemon.sockets import Listeners, listen
 from lockd.daemon.state import NO_UUID
 from lockd.locks import posix
-from lockd.locks.errors import Busy
-from lockd.locks.inodes import ABANDONED, Identity
-from lockd.locks.resource import Resource
+from lockd.locks.errors import Busy, NotHeld
+from lockd.locks.inodes import ABANDONED, Identity, identity_of
+from lockd.locks.resource import LOST, Resource
 from lockd.locks.table import DIRECT
+from lockd.wire.addresses import Addresses
 from lockd.wire.frames import Frame, FrameReader
 from lockd.wire.lock import AcquireFlags, Owner
 
@@ -41,56 +43,85 @@ _WHOLE: Final = 1 << 32
 _logger = logging.getLogger(__name__)
 
 
-def adopt_listeners(state: dict[str, Any]) -> Listeners:
-    """Return the listening sockets of the state.
-
-    :raises Failure: there is none for lock calls.
-    """
-    servers = state["daemon"]["servers"]
-    sockets = {name: _listening_sockets(server) for name, server in servers.items()}
-    if not sockets.get("virtlockd"):
-        raise Failure("the state of the daemon before names no listening socket")
-    made = [Path(listener.getsockname()) for name in sockets for listener in sockets[name]]
-    admin = sockets.get("admin")
-    return Listeners(sockets["virtlockd"][0], admin[0] if admin else None, made)
-
-
-def adopt_pid_file(state: dict[str, Any]) -> int | None:
-    """Return the descriptor of the locked pid file; None where the state does not tell of it."""
-    fd = state.get("lockd", {}).get("pid_file")
+@contextmanager
+def _part(what: str, *arguments: object) -> Iterator[None]:
+    """Log what goes wrong in the context: it must cost no other part of the state."""
     try:
-        return None if fd is None else _inherited(fd)
-    except OSError:
+        yield
+    except Exception as error:
+        _logger.error(f"{what} could not be taken over: %s: %s", *arguments, type(error).__name__, error)
+
+
+# Sockets and the pid file
+
+
+def adopt_listeners(state: dict[str, Any], addresses: Addresses) -> Listeners:
+    """Return the listening sockets of the state; new ones where they are gone."""
+    made: list[Path] = []
+    return Listeners(
+        _adopt_listener(state, LOCK_SERVER, addresses.socket, made),
+        _adopt_listener(state, ADMIN_SERVER, addresses.admin_socket, made),
+        made,
+    )
+
+
+def _adopt_listener(state: dict[str, Any], server: str, path: Path, made: list[Path]) -> socket.socket | None:
+    with _part("the listening socket of the %s server", server):
+        for service in state["daemon"]["servers"][server]["services"]:
+            for entry in service["socks"]:
+                listener = socket.socket(fileno=_inherited(entry["fd"]))
+                if entry["unlinkUNIX"]:
+                    made.append(Path(listener.getsockname()))
+                return listener
         return None
+    try:
+        listener = listen(path)
+    except Failure as failure:
+        _logger.error("the %s server has no clients but those that it has: %s", server, failure)
+        return None
+    made.append(path)
+    return listener
 
 
-def _listening_sockets(server: dict[str, Any]) -> list[socket.socket]:
-    return [
-        socket.socket(fileno=_inherited(entry["fd"]))
-        for service in server["services"]
-        for entry in service["socks"]
-    ]
+def adopt_pid_file(state: dict[str, Any], path: Path) -> int | None:
+    """Return the descriptor of the locked pid file; None where it cannot be had again."""
+    with suppress(OSError, LookupError, TypeError, AttributeError):
+        return _inherited(state["lockd"]["pid_file"])
+    try:
+        return pidfile.acquire(path)
+    except Failure as failure:
+        _logger.error("the daemon goes on without its pid file: %s", failure)
+        return None
 
 
 def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     """Take over all that the state tells of: locks first, then owners, then clients."""
     extra = state.get("lockd", {})
     daemon.timeout = extra.get("timeout", daemon.timeout)
-    for space in state.get("lockspaces", []):
-        daemon.table.add_lockspace(space["directory"])
-        _adopt_resources(daemon, space["directory"], space["resources"])
-    _adopt_resources(daemon, DIRECT, state["defaultLockspace"]["resources"])
-    _adopt_owners(daemon, extra.get("owners", []))
+    for space in state.get("lockspaces", ()):
+        with _part("a lockspace"):
+            daemon.table.add_lockspace(space["directory"])
+            _adopt_resources(daemon, space["directory"], space["resources"])
+    with _part("the direct lockspace"):
+        _adopt_resources(daemon, DIRECT, state["defaultLockspace"]["resources"])
     _check_locks(daemon)
+    for owner in extra.get("owners", ()):
+        with _part("owner %s", owner):
+            _adopt_owner(daemon, owner)
     for server in daemon.servers:
-        _adopt_server(daemon, server, state["daemon"]["servers"].get(server.name, {}))
+        with _part("the clients of the %s server", server.name):
+            _adopt_server(daemon, server, state["daemon"]["servers"][server.name])
+    _watch_over_unknown_owners(daemon)
     for process in list(daemon.owners):
         if process.fencing_since is not None:
             daemon.owners.fence(process)
-    _finish_releases(daemon, extra.get("releasing", []))
+    for entry in extra.get("releasing", ()):
+        with _part("the release of %s", entry.get("path")):
+            _finish_release(daemon, entry)
+    daemon.was_idle(extra.get("idle_seconds", 0.0))
     # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
     daemon.log.adopt(extra.get("log", {}))
-    _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
+    _tell_of_locks(daemon)
 
 
 # Locks
@@ -98,18 +129,16 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
 
 def _adopt_resources(daemon: Daemon, lockspace: str, entries: Iterable[dict[str, Any]]) -> None:
     for entry in entries:
-        try:
-            _adopt_resource(daemon, lockspace, entry)
-        except Busy as error:
-            _logger.error(
-                "%s: %s; both names keep the lock until all their owners are gone", entry["path"], error
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            _logger.error("the lock on %s could not be taken over: %s", entry.get("path"), error)
+        with _part("the lock on %s", entry.get("path")):
+            try:
+                _adopt_resource(daemon, lockspace, entry)
+            except Busy as error:
+                _logger.error(
+                    "%s: %s; both names keep the lock until all their owners are gone", entry["path"], error
+                )
 
 
 def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Resource:
-    fd = _inherited(entry["fd"])
     resource = Resource(
         lockspace,
         entry["name"],
@@ -119,8 +148,14 @@ def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Re
     )
     extra = entry.get("lockd", {})
     resource.since = extra.get("since", resource.since)
-    identity: Identity | None = tuple(extra["identity"]) if "identity" in extra else None
     resource.slow_mount = extra["slow_mount"] if extra else daemon.mounts.slow_mount(f"{resource.path}/")
+    identity: Identity | None = tuple(extra["identity"]) if extra else None
+    try:
+        fd = _inherited(entry["fd"])
+        if identity is not None and resource.slow_mount is None and identity_of(os.fstat(fd)) != identity:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    except OSError:
+        return _take_again(daemon, resource, entry["owners"])
     claim = daemon.table.adopt(resource, entry["owners"], fd, identity)
     for parked in extra.get("parked", ()):
         with suppress(OSError):
@@ -128,55 +163,77 @@ def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Re
     return resource
 
 
+def _take_again(daemon: Daemon, resource: Resource, owners: list[int]) -> Resource:
+    """Lock a resource whose descriptor is gone, and with it the lock, if anybody needs it.
+
+    :raises LockError: somebody else has it now.
+    """
+    if not any(Path(f"/proc/{pid}").exists() for pid in owners):
+        raise NotHeld(resource.name)
+    resource.take(daemon.table.inodes)
+    daemon.table.adopt_taken(resource, owners)
+    resource.doubt = LOST
+    return resource
+
+
 def _check_locks(daemon: Daemon) -> None:
     held = posix.held_locks()
     for resource in daemon.table:
-        resource.check_adopted(held, listed=daemon.mounts.lists_locks(resource.slow_mount))
+        with _part("what the kernel knows of %s", resource.path):
+            if daemon.mounts.lists_locks(resource.slow_mount):
+                resource.check_adopted(held)
+
+
+def _tell_of_locks(daemon: Daemon) -> None:
+    for resource in daemon.table:
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
         elif events.enabled():
             for pid in resource.owners:
                 events.taken_over(resource, pid, daemon.owners.get(pid))
+    _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 
-def _finish_releases(daemon: Daemon, entries: Iterable[dict[str, Any]]) -> None:
-    """End the locks whose release was under way."""
-    for entry in entries:
-        with suppress(OSError, Busy):
-            resource = _adopt_resource(daemon, entry["lockspace"], entry)
-            for owner in list(resource.owners):
-                daemon.locker.release_by_force(resource, owner)
+def _finish_release(daemon: Daemon, entry: dict[str, Any]) -> None:
+    """End a lock whose release was under way."""
+    resource = _adopt_resource(daemon, entry["lockspace"], entry)
+    for owner in list(resource.owners):
+        daemon.locker.release_by_force(resource, owner)
 
 
 # Owners and clients
 
 
-def _adopt_owners(daemon: Daemon, entries: Iterable[dict[str, Any]]) -> None:
-    for entry in entries:
-        try:
-            details = Owner(UUID(entry["uuid"]), entry["name"], entry["id"], entry["pid"])
-            pidfd = None if entry["pidfd"] is None else _inherited(entry["pidfd"])
-            process = OwnerProcess(details, pidfd)
-            process.fencing_since = entry["fencing_since"]
-            daemon.owners.adopt(process)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            _logger.error("owner %s could not be taken over: %s", entry.get("pid"), error)
-    # virtlockd tells of owners only with their clients; of these all that is known is that they write.
+def _adopt_owner(daemon: Daemon, entry: dict[str, Any]) -> None:
+    details = Owner(UUID(entry["uuid"]), entry["name"], entry["id"], entry["pid"])
+    pidfd = None if entry["pidfd"] is None else _inherited(entry["pidfd"])
+    process = OwnerProcess(details, pidfd)
+    process.fencing_since = entry["fencing_since"]
+    daemon.owners.adopt(process)
+
+
+def _watch_over_unknown_owners(daemon: Daemon) -> None:
+    """Watch over owners that nobody has told of but as a pid.
+
+    virtlockd tells of owners only with their clients; of others all that is known is that they write.
+    """
     for pid in {pid for resource in daemon.table for pid in resource.owners}:
         if daemon.owners.get(pid) is None:
-            daemon.owners.adopt(OwnerProcess(Owner(UUID(NO_UUID), "", 0, pid), open_pidfd(pid)))
+            with _part("owner %d", pid):
+                daemon.owners.adopt(OwnerProcess(Owner(UUID(NO_UUID), "", 0, pid), open_pidfd(pid)))
 
 
 def _adopt_server(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None:
-    limits = server.limits
-    for name in vars(limits):
-        setattr(limits, name, entry.get(name, getattr(limits, name)))
+    extra = entry.get("lockd", {})
+    configured = extra.get("configured", {})
+    for name in vars(server.limits):
+        # What was configured may have another value by now; what was set at run time stays.
+        if name in entry and entry[name] != configured.get(name):
+            setattr(server.limits, name, entry[name])
     server.next_client_id = max(server.next_client_id, entry.get("next_client_id", 1))
-    for client in [*entry.get("clients", ()), *entry.get("lockd", {}).get("clients", ())]:
-        try:
+    for client in [*entry.get("clients", ()), *extra.get("clients", ())]:
+        with _part("client %s of the %s server", client.get("id"), server.name):
             _adopt_client(daemon, server, client)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            _logger.error("client %s of %s could not be taken over: %s", client.get("id"), server.name, error)
 
 
 def _adopt_client(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None:
@@ -222,9 +279,9 @@ async def adopt_leftovers(daemon: Daemon) -> None:
     Worker threads may have opened them just before the process was replaced. Closing one unseen could end a
     lock (Invariant 1), and closing it may block.
     """
-    await trio.to_thread.run_sync(_claim_leftovers, daemon, abandon_on_cancel=True)
+    await daemon.slow_calls.run("/", _claim_leftovers, daemon)
     await trio.sleep(_ABANDONED_SECONDS)
-    await trio.to_thread.run_sync(daemon.table.inodes.close_abandoned, abandon_on_cancel=True)
+    await daemon.slow_calls.run("/", daemon.table.inodes.close_abandoned)
 
 
 def _claim_leftovers(daemon: Daemon) -> None:

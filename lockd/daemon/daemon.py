@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -38,15 +39,17 @@ class Daemon:
 
     :ivar log: the log; the table shares its inodes, as a log file is not to be locked.
     :ivar timeout: seconds without clients and locks after which it ends, or None.
-    :ivar pid_file: descriptor of the locked pid file.
+    :ivar pid_file: descriptor of the locked pid file; None where an upgrade has lost it.
+    :ivar sockets_made: paths of the sockets that are to be removed at the end.
     """
 
     def __init__(
-        self, config: Config, log: Log, timeout: int | None, pid_file: int, nursery: trio.Nursery
+        self, config: Config, log: Log, timeout: int | None, pid_file: int | None, nursery: trio.Nursery
     ) -> None:
         self.log = log
         self.timeout = timeout
         self.pid_file = pid_file
+        self.sockets_made: list[Path] = []
         self._stop = trio.Event()
         tasks = Tasks(nursery)
         self._idle_from = trio.current_time()
@@ -55,7 +58,8 @@ class Daemon:
         self.reactor = Reactor()
         self.table = LockTable(log.inodes)
         # A client that locks the pid file must not end the daemon's own lock on it.
-        self.table.inodes.adopt(pid_file, "the daemon itself")
+        if pid_file is not None:
+            self.table.inodes.adopt(pid_file, "the daemon itself")
         self.mounts = MountTable()
         self.slow_calls = SlowCalls()
         self.locker = Locker(
@@ -96,13 +100,25 @@ class Daemon:
         """Both servers, in the order in which virt-admin lists them."""
         return [self.admin_server, self.lock_server]
 
+    @property
+    def idle_seconds(self) -> float:
+        """For how long nobody has needed the daemon."""
+        return max(0.0, trio.current_time() - self._idle_from)
+
+    def was_idle(self, seconds: float) -> None:
+        """Go on as a daemon that was not needed for that long when its program was replaced."""
+        self._idle_from = trio.current_time() - seconds
+        self._next_client_ids = [server.next_client_id for server in self.servers]
+
     def stop(self) -> None:
         """End the daemon; all locks end with it."""
         self._stop.set()
 
     async def serve(self, listeners: Listeners) -> None:
         """Serve until ``stop`` is called, a signal ends the daemon, or it has been idle for its timeout."""
-        self.lock_server.listen(listeners.lock)
+        self.sockets_made = listeners.made
+        if listeners.lock is not None:
+            self.lock_server.listen(listeners.lock)
         if listeners.admin is not None:
             self.admin_server.listen(listeners.admin)
         async with trio.open_nursery() as nursery:
@@ -113,6 +129,7 @@ class Daemon:
             # What is there now stays: no need to look at it in every collection.
             gc.collect()
             gc.freeze()
+            gc.enable()
             systemd.notify("READY=1")
             await self._stop.wait()
             nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@
 
 POSIX locks and descriptors belong to the process and survive execve(2). So the daemon writes down what it is,
 and executes the command that it was started with, which goes on from there: the new version of itself, or
-another daemon that reads virtlockd's state. Where anything is wrong before that, it goes on as if not asked.
+virtlockd, which reads the same state. Where anything is wrong before that, it goes on as if not asked.
 """
 
 import logging
@@ -11,15 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
 
 from lockd.daemon import state_file, systemd
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
-from lockd.daemon.state import describe, descriptors
+from lockd.daemon.options import Options
+from lockd.daemon.state import Successor, describe, descriptors, unfinished
 
 # A new process closes its copies of all descriptors, and that of a file on a hung server does not return before the
 # server does. A parent that used vfork(2) would wait as long, and all clients with it.
@@ -27,6 +29,18 @@ subprocess._USE_VFORK = False  # type: ignore[misc]  # Python documents it as a 
 
 _CHECK_SECONDS: Final = 30
 _MESSAGE_MAX: Final = 300
+
+_VIRTLOCKD_PATIENCE: Final = 10.0
+"""Seconds to wait for a moment at which no client is in the middle of a call, which virtlockd could not go on with."""
+
+_VIRTLOCKD_SIZE_MAX: Final = 10 * 1024 * 1024
+"""Bytes of the largest state that virtlockd reads."""
+
+_FIRST_DESCRIPTOR: Final = 3
+_NO_FILES: Final = ("/proc/", "/dev/null", "/dev/pts/")
+
+_IGNORED = (signal.SIGUSR1, signal.SIGHUP)
+"""The signals that would end the next program before it handles them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,33 +63,58 @@ class HandOver:
             return
         self._under_way = True
         try:
-            await self._check_program()
-            async with self._daemon.slow_calls.paused():
-                self._replace_program()
+            await self._hand_over()
         except Failure as failure:
             _logger.error("the daemon goes on as it is, with all locks: %s", failure)
+        except Exception:
+            _logger.exception("the daemon goes on as it is, with all locks, for a fault of its own")
         finally:
             self._under_way = False
 
-    async def _check_program(self) -> None:
-        """See that the program can run at all: it may be a new version that does not even start.
+    async def _hand_over(self) -> None:
+        """Replace the program as soon as nothing is under way that the next one could not go on with.
 
-        :raises Failure: it does not.
+        :raises Failure: that cannot be.
         """
+        deadline = trio.current_time() + _VIRTLOCKD_PATIENCE
+        while True:
+            checked = trio.current_time()
+            successor = await self._check_program()
+            async with self._daemon.slow_calls.paused():
+                if trio.current_time() > checked + _CHECK_SECONDS:
+                    continue  # that took its time; who knows what the program is now
+                obstacle = unfinished(self._daemon) if successor is Successor.VIRTLOCKD else None
+                if obstacle is None:
+                    self._replace_program(successor)
+            if trio.current_time() > deadline:
+                raise Failure(f"virtlockd cannot take over now, as {obstacle}; try again later")
+
+    async def _check_program(self) -> Successor:
+        """See that the program can run at all, and knows the arguments; return which daemon it is.
+
+        It may be a new version that does not even start.
+
+        :raises Failure: it does not, or is no lock daemon.
+        """
+        command = [self._program, *self._arguments[1:], "--version"]
         with trio.move_on_after(_CHECK_SECONDS):
             try:
                 result = await trio.run_process(
-                    [self._program, "--version"], capture_stdout=True, capture_stderr=True, check=False
+                    command, capture_stdout=True, capture_stderr=True, check=False
                 )
             except OSError as error:
                 raise Failure(f"{self._program}: cannot be run: {error.strerror}") from None
             if result.returncode != 0:
                 said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
+                said = " ".join(said.split())
                 raise Failure(f"{self._program} --version ended with {result.returncode}: {said}")
-            return
+            for successor in Successor:
+                if successor.value in result.stdout:
+                    return successor
+            raise Failure(f"{self._program}: is no lock daemon, going by what it says to --version")
         raise Failure(f"{self._program} --version did not end within {_CHECK_SECONDS} seconds")
 
-    def _replace_program(self) -> None:
+    def _replace_program(self, successor: Successor) -> NoReturn:
         """Write the state and execute the program; returns only by raising.
 
         Nothing is awaited in here, so nothing changes meanwhile: no call is begun, none is half done. Those that
@@ -83,42 +122,52 @@ class HandOver:
 
         :raises Failure: the state cannot be written, or the program not executed.
         """
+        inherited: list[int] = []
         systemd.notify_reloading()
-        state_file.write(self._file, describe(self._daemon))
-        inherited = descriptors(self._daemon)
-        unknown = _unknown_files(inherited)
-        for fd in (*inherited, *unknown):
-            os.set_inheritable(fd, True)
-        # Until the new program handles it, a second one would end the process.
-        handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.execv(self._program, self._arguments)
+            size_max = _VIRTLOCKD_SIZE_MAX if successor is Successor.VIRTLOCKD else None
+            state_file.write(self._file, describe(self._daemon), size_max)
+            inherited = descriptors(self._daemon, successor)
+            inherited += _unknown_files(inherited)
+            for fd in inherited:
+                # A worker thread may have closed it meanwhile.
+                with suppress(OSError):
+                    os.set_inheritable(fd, True)
+            if successor is Successor.VIRTLOCKD:
+                systemd.stop_watchdog()
+            handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
+            try:
+                os.execv(self._program, self._arguments)
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         except OSError as error:
-            signal.signal(signal.SIGUSR1, handler)
-            for fd in (*inherited, *unknown):
-                os.set_inheritable(fd, False)
-            self._file.unlink(missing_ok=True)
-            systemd.notify("READY=1")
             raise Failure(f"{self._program}: cannot be executed: {error.strerror}") from None
+        finally:
+            for fd in inherited:
+                with suppress(OSError):
+                    os.set_inheritable(fd, False)
+            with suppress(OSError):
+                self._file.unlink()
+            systemd.start_watchdog()
+            systemd.notify("READY=1")
 
 
-def own_command() -> tuple[str, list[str]]:
-    """Return the command that this process was started with.
-
-    The program is looked up again at every hand-over: a package may have replaced it meanwhile.
-    """
+def own_command(options: Options) -> tuple[str, list[str]]:
+    """Return the command that this process was started with, as it can be given in any directory."""
     program = shutil.which(sys.argv[0])
     if program is None:
-        return sys.executable, list(sys.orig_argv)
-    return str(Path(program).absolute()), list(sys.argv)
+        # By an interpreter: python -m ...
+        interpreter = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
+        return sys.executable, [*interpreter, *options.arguments()]
+    program = str(Path(program).absolute())
+    return program, [program, *options.arguments()]
 
 
 def _unknown_files(known: list[int]) -> list[int]:
     """Return the open files that nobody has told of: what worker threads have just opened.
 
-    They must survive the exec: closing one might end a lock on the same inode, and may block.
+    Invariant 1: they must survive the exec: closing one might end a lock on the same inode, and may block.
     """
     unknown = []
     for name in set(os.listdir("/proc/self/fd")).difference(map(str, known)):
@@ -126,6 +175,6 @@ def _unknown_files(known: list[int]) -> list[int]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue  # the descriptor of the listing itself
-        if target.startswith("/") and not target.startswith(("/proc/", "/dev/null", "/dev/pts/")):
+        if int(name) >= _FIRST_DESCRIPTOR and target.startswith("/") and not target.startswith(_NO_FILES):
             unknown.append(int(name))
     return unknown

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -41,16 +42,16 @@ def main() -> None:
 
 
 def _run(options: Options, addresses: Addresses) -> None:
+    # Before the daemon goes into the background, and into another directory.
+    command = own_command(options)
     state = state_file.take(addresses.state_file)
     config, log = _config_and_log(options, addresses, must_go_on=state is not None)
     _allow_many_descriptors()
     started: Callable[[], None] = lambda: None  # noqa: E731
     if state is not None:
         # The process goes on: no fork, which would lose the locks.
-        pid_file = adopt_pid_file(state)
-        if pid_file is None:
-            pid_file = pidfile.acquire(options.pid_file)
-        listeners = adopt_listeners(state)
+        pid_file = adopt_pid_file(state, options.pid_file)
+        listeners = adopt_listeners(state, addresses)
     else:
         _open(log)
         if options.daemon:
@@ -58,8 +59,9 @@ def _run(options: Options, addresses: Addresses) -> None:
         _make_directories(addresses, options)
         pid_file = pidfile.acquire(options.pid_file)
         listeners = _listeners(addresses)
+    hand_over = partial(HandOver, command=command, file=addresses.state_file)
     try:
-        trio.run(_serve, config, log, options, addresses, listeners, pid_file, state, started)
+        trio.run(_serve, config, log, options, listeners, pid_file, state, hand_over, started)
     finally:
         for path in (*listeners.made, options.pid_file):
             with suppress(OSError):
@@ -98,17 +100,16 @@ async def _serve(
     config: Config,
     log: Log,
     options: Options,
-    addresses: Addresses,
     listeners: Listeners,
-    pid_file: int,
+    pid_file: int | None,
     state: dict[str, Any] | None,
+    make_hand_over: Callable[[Daemon], HandOver],
     started: Callable[[], None],
 ) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             daemon = Daemon(config, log, options.timeout, pid_file, nursery)
-            hand_over = HandOver(daemon, own_command(), addresses.state_file)
-            nursery.start_soon(_handle_signals, signals, daemon, hand_over, nursery)
+            nursery.start_soon(_handle_signals, signals, daemon, make_hand_over(daemon), nursery)
             if state is not None:
                 adopt(daemon, state)
                 nursery.start_soon(adopt_leftovers, daemon)

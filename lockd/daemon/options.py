@@ -1,6 +1,7 @@
 """virtlockd's command line."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,16 @@ class Options:
     config: Path | None
     pid_file: Path
 
+    def arguments(self) -> list[str]:
+        """Return a command line that asks for the same, from within any directory."""
+        return [
+            *(["--verbose"] if self.verbose else []),
+            *(["--daemon"] if self.daemon else []),
+            *(["--timeout", str(self.timeout)] if self.timeout is not None else []),
+            *(["--config", str(self.config)] if self.config is not None else []),
+            *["--pid-file", str(self.pid_file)],
+        ]
+
 
 def parse_options(arguments: list[str], addresses: Addresses) -> Options:
     """Return the options; ends the process where there are wrong ones, or help is asked for."""
@@ -37,18 +48,28 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
         "-t", "--timeout", type=_seconds, metavar="SECS", help="end after SECS without clients and locks"
     )
     parser.add_argument(
-        "-f", "--config", type=Path, metavar="FILE", help=f"configuration; default {addresses.config_file}"
+        "-f", "--config", type=_path, metavar="FILE", help=f"configuration; default {addresses.config_file}"
     )
     parser.add_argument(
         "-p",
         "--pid-file",
-        type=Path,
+        type=_path,
         metavar="FILE",
         default=addresses.pid_file,
         help="default %(default)s",
     )
-    parser.add_argument("-V", "--version", action="version", version=f"virtlockd (lockd) {__version__}")
-    return Options(**vars(parser.parse_args(arguments)))
+    parser.add_argument("-V", "--version", action="store_true", help="show the version and exit")
+    options = vars(parser.parse_args(arguments))
+    # After all of the command line was understood: a daemon asks a program so before it executes it.
+    if options.pop("version"):
+        print(f"virtlockd (lockd) {__version__}")
+        sys.exit()
+    return Options(**options)
+
+
+def _path(text: str) -> Path:
+    # A daemon in the background is in another directory than its caller.
+    return Path(text).absolute()
 
 
 def _seconds(text: str) -> int:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.reactor import READABLE, Reactor
@@ -58,6 +58,7 @@ class Limits:
 class Server:
     """Accepts clients and hands their calls to programs.
 
+    :ivar configured: the limits that nobody has changed at run time.
     :ivar sessions: the connected clients, by their numbers.
     :ivar payload_kept: bytes of a call's payload that any of the programs can have arguments in.
     """
@@ -74,6 +75,7 @@ class Server:
     ) -> None:
         self.name = name
         self.limits = limits
+        self.configured = replace(limits)
         self.payload_kept = payload_kept
         self.sessions: dict[int, Session] = {}
         self.next_client_id = 1

@@ -14,9 +14,12 @@ _BACKLOG: Final = 4096
 
 @dataclass
 class Listeners:
-    """The listening sockets, and the paths of those that this daemon made itself."""
+    """The listening sockets, and the paths of those that this daemon made itself.
 
-    lock: socket.socket
+    A daemon that holds locks goes on without a socket that it cannot have.
+    """
+
+    lock: socket.socket | None
     admin: socket.socket | None
     made: list[Path]
 

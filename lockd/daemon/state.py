@@ -5,11 +5,15 @@ virtlockd ignores keys that it does not know, and cannot read a document that la
 
 import os
 from base64 import b64encode
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.server import LOCK_SERVER, Server
 from lockd.daemon.session import Session
+from lockd.daemon.state_file import own_process
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import DIRECT
 from lockd.wire.frames import encode, encode_reply
@@ -17,6 +21,14 @@ from lockd.wire.lock import AcquireFlags, Procedure
 
 if TYPE_CHECKING:
     from lockd.daemon.daemon import Daemon
+
+
+class Successor(Enum):
+    """The daemon that goes on; the value is in what it says to ``--version``."""
+
+    LOCKD = b"(lockd)"
+    VIRTLOCKD = b"(libvirt)"
+
 
 NO_UUID: Final = "00000000-0000-0000-0000-000000000000"
 NO_KEEPALIVE: Final = 4294967295
@@ -33,12 +45,16 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
         elif resource.state is State.RELEASING and resource.claim is not None:
             releasing.append({"lockspace": resource.lockspace, **_resource(resource)})
     return {
-        "daemon": {"servers": {server.name: _server(server) for server in daemon.servers}},
+        "daemon": {
+            "servers": {server.name: _server(server, daemon.sockets_made) for server in daemon.servers}
+        },
         "defaultLockspace": {"resources": lockspaces.pop(DIRECT)},
         "lockspaces": [{"directory": path, "resources": resources} for path, resources in lockspaces.items()],
         "magic": str(os.getpid()),
         "lockd": {
+            "process": own_process(),
             "timeout": daemon.timeout,
+            "idle_seconds": daemon.idle_seconds,
             "pid_file": daemon.pid_file,
             "log": daemon.log.describe(),
             "releasing": releasing,
@@ -47,17 +63,39 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
     }
 
 
-def descriptors(daemon: "Daemon") -> list[int]:
-    """Return every descriptor that the next program is told of."""
-    return [
+def descriptors(daemon: "Daemon", successor: Successor) -> list[int]:
+    """Return every descriptor that the next program goes on with.
+
+    What virtlockd cannot go on with is closed: it would stay open, and an admin client wait for ever. Invariant 1:
+    that is nothing that can be locked.
+    """
+    inherited = [
         *(listener.fileno() for server in daemon.servers for listener in server.listeners),
-        *(session.fd for server in daemon.servers for session in server.sessions.values()),
-        *(process.pidfd for process in daemon.owners if process.pidfd is not None),
+        *(session.fd for session in daemon.lock_server.sessions.values()),
         *daemon.table.inodes.descriptors(),
     ]
+    if successor is Successor.LOCKD:
+        inherited += [session.fd for session in daemon.admin_server.sessions.values()]
+        inherited += [process.pidfd for process in daemon.owners if process.pidfd is not None]
+    return inherited
 
 
-def _server(server: Server) -> dict[str, Any]:
+def unfinished(daemon: "Daemon") -> str | None:
+    """Return what is under way that virtlockd could not go on with, or None."""
+    for resource in daemon.table:
+        if resource.state is not State.HELD:
+            return f"{resource.path} is {resource.state.value}"
+    for process in daemon.owners:
+        if process.fencing_since is not None:
+            return f"{process.describe()} is being killed"
+    for session in daemon.lock_server.sessions.values():
+        if session.waiting_call is not None or session.unsent or session.reader.unfinished != (b"", 0):
+            name = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
+            return f"client {session.id}, {name}, has sent half a call, or not read a reply"
+    return None
+
+
+def _server(server: Server, sockets_made: list[Path]) -> dict[str, Any]:
     limits = server.limits
     clients = [_client(session) for session in server.sessions.values()]
     return {
@@ -74,17 +112,24 @@ def _server(server: Server) -> dict[str, Any]:
                 "auth": 0,
                 "readonly": False,
                 "nrequests_client_max": 1,
-                "socks": [_socket(listener.fileno(), is_client=False) for listener in server.listeners],
+                "socks": [
+                    _socket(listener.fileno(), made=Path(listener.getsockname()) in sockets_made)
+                    for listener in server.listeners
+                ],
             }
         ],
         # virtlockd cannot take over clients of the admin server.
         "clients": clients if server.name == LOCK_SERVER else [],
-        "lockd": {"clients": [] if server.name == LOCK_SERVER else clients},
+        "lockd": {
+            "clients": [] if server.name == LOCK_SERVER else clients,
+            "configured": asdict(server.configured),
+        },
     }
 
 
-def _socket(fd: int, *, is_client: bool) -> dict[str, Any]:
-    return {"fd": fd, "errfd": -1, "pid": 0, "isClient": is_client, "unlinkUNIX": not is_client}
+def _socket(fd: int, *, is_client: bool = False, made: bool = False) -> dict[str, Any]:
+    # Who made a listening socket removes it: the daemon, or systemd.
+    return {"fd": fd, "errfd": -1, "pid": 0, "isClient": is_client, "unlinkUNIX": made}
 
 
 def _client(session: Session) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It is virtlockd's own file, so that either daemon can take over from the other.
 
 import json
 import os
+import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 from lockd.daemon.failure import Failure
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> None:
     """Write the state, whole or not at all, for this user's eyes only; and see that it is there.
 
-    :raises Failure: it could not be written; then there is no file.
+    :param size_max: bytes that the next program can read at most; None for any number.
+    :raises Failure: it is too large, or could not be written; then there is no file.
     """
     text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "surrogateescape")
+    if size_max is not None and len(data) > size_max:
+        raise Failure(f"the state has {len(data)} bytes; the next program can read {size_max} at most")
     draft = path.with_name(f"{path.name}.new")
     try:
         draft.unlink(missing_ok=True)
@@ -57,8 +61,46 @@ def take(path: Path) -> dict[str, Any] | None:
         state = json.loads(data.decode("utf-8", "surrogateescape"))
     except ValueError:
         return None
-    if not isinstance(state, dict) or state.get("magic") != str(os.getpid()):
+    if not isinstance(state, dict) or not _is_own(state):
         return None
     with suppress(OSError):
         path.unlink()
     return state
+
+
+def own_process() -> str:
+    """Return what tells this process from all others, of other times too: a pid comes again."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # Field 22, the start time, counted behind the name, which may hold anything (proc(5)).
+    status = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+    return f"{boot}/{status.rpartition(')')[2].split()[19]}"
+
+
+def _is_own(state: dict[str, Any]) -> bool:
+    """Whether this process has written the state, and not an earlier one of the same pid.
+
+    virtlockd's state only tells the pid. But who finds it has its sockets, too.
+    """
+    if state.get("magic") != str(os.getpid()):
+        return False
+    try:
+        if "lockd" in state:
+            return bool(state["lockd"]["process"] == own_process())
+        return any(
+            _listens(entry["fd"])
+            for server in state["daemon"]["servers"].values()
+            for service in server["services"]
+            for entry in service["socks"]
+        )
+    except (OSError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _listens(fd: int) -> bool:
+    """Whether a listening socket is open as ``fd``: only this process's own virtlockd can have left it."""
+    try:
+        listener = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return False
+    with listener:
+        return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1

@@ -36,7 +36,7 @@ class StatusProgram:
     """Answers the calls of the status program; on the admin socket, so to the daemon's own user only."""
 
     def __init__(
-        self, table: LockTable, locker: Locker, owners: Owners, lock_server: Server, pid_file: int
+        self, table: LockTable, locker: Locker, owners: Owners, lock_server: Server, pid_file: int | None
     ) -> None:
         self._table = table
         self._locker = locker

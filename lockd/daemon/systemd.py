@@ -51,6 +51,21 @@ def notify_reloading() -> None:
     notify("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
 
+def stop_watchdog() -> None:
+    """Have systemd expect no food for its watchdog: virtlockd does not know that it should feed one.
+
+    Otherwise systemd would kill it, and all locks would be lost.
+    """
+    if _watchdog_seconds() is not None:
+        notify("WATCHDOG_USEC=0")
+
+
+def start_watchdog() -> None:
+    """Have systemd expect food again. The environment tells how often, as it did the first program."""
+    if _watchdog_seconds() is not None:
+        notify(f"WATCHDOG_USEC={os.environ['WATCHDOG_USEC']}")
+
+
 async def feed_watchdog(reactor: Reactor) -> None:
     """Feed systemd's watchdog, where it is on, from within the reactor: if that is stuck, it goes hungry."""
     seconds = _watchdog_seconds()
@@ -63,6 +78,7 @@ async def feed_watchdog(reactor: Reactor) -> None:
         notify("WATCHDOG=1")
 
     reactor.watch(bell, READABLE, feed)
+    start_watchdog()
     while True:
         os.eventfd_write(bell, 1)
         # Half the time is what sd_watchdog_enabled(3) recommends.

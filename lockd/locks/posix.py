@@ -35,26 +35,35 @@ def lock_shared(fd: int) -> None:
     lockf(fd, LOCK_SH | LOCK_NB, _LOCKED_BYTES)
 
 
-def held_locks() -> set[tuple[int, int]]:
-    """Return device and inode of every file that this process holds a POSIX lock on, as the kernel says.
+EXCLUSIVE = "WRITE"
+SHARED = "READ"
+"""What the kernel calls the modes."""
+
+
+def held_locks() -> dict[tuple[int, int], str]:
+    """Return the mode of this process's POSIX lock on each file, by device and inode, as the kernel says.
 
     The device is the file system's own, which is another one than stat(2) tells where one has several (btrfs).
     """
     own = str(os.getpid())
-    held = set()
+    held = {}
     for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
         # number: POSIX ADVISORY WRITE pid major:minor:inode start end
-        _, kind, _, _, pid, file, *_ = line.split()
+        _, kind, _, mode, pid, file, *_ = line.split()
         if kind == "POSIX" and pid == own:
             major, minor, inode = file.split(":")
-            held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+            held[os.makedev(int(major, 16), int(minor, 16)), int(inode)] = mode
     return held
 
 
-def holds_lock(fd: int) -> bool:
-    """Whether this process holds a POSIX lock on the file that is open as ``fd``, as the kernel says."""
-    lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
-    return any(line.startswith("lock:") and " POSIX " in line for line in lines)
+def held_lock(fd: int) -> str | None:
+    """Return the mode of this process's POSIX lock on the file that is open as ``fd``, as the kernel says."""
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines():
+        # lock: number: POSIX ADVISORY WRITE pid major:minor:inode start end
+        fields = line.split()
+        if fields[0] == "lock:" and fields[2] == "POSIX":
+            return fields[4]
+    return None
 
 
 def lock_holder(fd: int) -> int | None:

@@ -13,6 +13,10 @@ from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed
 from lockd.locks.inodes import Claim, Claimed, Identity, Inodes, identity_of
 
 _OPEN_OR_CREATE = os.O_RDWR | os.O_CREAT
+
+LOST = "the lock was lost, and taken again"
+"""The doubt of a resource that others may have used meanwhile."""
+
 _numbers = count(1)
 
 
@@ -145,18 +149,18 @@ class Resource:
         except FileNotFoundError:
             return False
 
-    def check_adopted(self, held: set[Identity], *, listed: bool) -> None:
+    def check_adopted(self, held: dict[Identity, str]) -> None:
         """Hold a lock that was taken over against the kernel, and take it again where it is gone.
 
         It does not block: on a slow file system a lock that is gone stays so.
 
         :param held: what ``posix.held_locks`` tells.
-        :param listed: whether the kernel lists the locks of this file system; see ``MountTable.lists_locks``.
         """
         claim = self.claim
         if claim is None:
             return
-        if listed and claim.identity not in held and not posix.holds_lock(claim.fd):
+        mode = posix.SHARED if self.shared else posix.EXCLUSIVE
+        if (held.get(claim.identity) or posix.held_lock(claim.fd)) != mode:
             self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
         elif self.slow_mount is None:
             self.doubt = self._doubt_of_path(claim)
@@ -173,7 +177,7 @@ class Resource:
             self._lock(fd)
         except LockError as error:
             return f"the lock was lost: {error}"
-        return "the lock was lost, and taken again"
+        return LOST
 
     def drop(self, inodes: Inodes) -> None:
         """End the lock. A file that was made for it is removed first, while nobody else can have it.

@@ -184,11 +184,15 @@ class LockTable:
                     self._add_holding(holder, owner)
             raise Busy(resource.name, holder) from None
         resource.claim = claim
+        self.adopt_taken(resource, owners)
+        return claim
+
+    def adopt_taken(self, resource: Resource, owners: Iterable[int]) -> None:
+        """Take over a resource whose lock was taken already."""
         resource.state = State.HELD
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
         for owner in owners:
             self._add_holding(resource, owner)
-        return claim
 
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:

@@ -1,0 +1,1 @@
+"""Live upgrades: nothing may be lost, whatever goes wrong."""

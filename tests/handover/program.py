@@ -1,0 +1,94 @@
+"""The program of a lock daemon, which a test replaces while the daemon runs."""
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from lockd.wire import frames, keepalive
+from tests.private_daemon import LOCKD, VIRTLOCKD, PrivateDaemon
+from tests.waiting import wait_until
+
+PROGRAMS = {"lockd": LOCKD, "virtlockd": VIRTLOCKD}
+
+# Between the program that has saved its state and the one that adopts it; to the kernel, all are one process.
+_BETWEEN = """\
+#!{python}
+import json, os, sys
+if "--version" in sys.argv:
+    print("virtlockd (lockd) of a test")
+    sys.exit()
+from lockd.wire.addresses import own_addresses
+path = own_addresses().state_file
+state = json.loads(path.read_bytes().decode(errors="surrogateescape"))
+extra = state["lockd"]
+resources = state["defaultLockspace"]["resources"]
+server = state["daemon"]["servers"]["virtlockd"]
+{code}
+if path.exists():
+    path.write_bytes(json.dumps(state).encode(errors="surrogateescape"))
+os.execv({lockd!r}, sys.argv)
+"""
+
+
+class Program:
+    """A place for a lock daemon's executable. What is put there replaces what was there at once."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self.path = directory / "virtlockd"
+
+    def install(self, name: str) -> None:
+        """Put lockd or virtlockd there."""
+        shutil.copy2(PROGRAMS[name], self._draft)
+        self._draft.rename(self.path)
+
+    def install_script(self, text: str) -> None:
+        self._draft.write_text(text)
+        self._draft.chmod(0o755)
+        self._draft.rename(self.path)
+
+    def install_lockd_after(self, code: str) -> None:
+        """Put a lockd there that finds what `code` has made of the state and of its descriptors.
+
+        The code knows parts of the `state` as `extra`, `resources` (the direct lockspace's) and `server`.
+        """
+        self.install_script(_BETWEEN.format(python=sys.executable, code=code, lockd=str(LOCKD)))
+
+    @property
+    def _draft(self) -> Path:
+        return self.path.with_name("draft")
+
+
+def upgrade(daemon: PrivateDaemon) -> None:
+    """Have the daemon replace its program; returns once the next one serves."""
+    image = daemon.running_image()
+    daemon.signal(signal.SIGUSR1)
+    wait_until(lambda: daemon.running_image() not in {image, b""}, "the daemon has replaced its program")
+    assert answers(daemon)
+
+
+def answers(daemon: PrivateDaemon) -> bool:
+    """Whether a ping is answered; waits for it."""
+    ping = keepalive.Procedure.PING
+    with daemon.connect() as connection:
+        connection.sendall(
+            frames.encode(keepalive.PROGRAM, keepalive.VERSION, ping, frames.FrameType.MESSAGE, 0)
+        )
+        return connection.recv(100) == keepalive.PONG
+
+
+def said(daemon: PrivateDaemon) -> str:
+    """All that the daemon has logged."""
+    return daemon.output() + (daemon.log.read_text(errors="replace") if daemon.log.exists() else "")
+
+
+def refused_upgrade(daemon: PrivateDaemon) -> str:
+    """Tell the daemon to replace its program, which it does not; returns what it logs of that."""
+    before = len(said(daemon))
+    image = daemon.running_image()
+    daemon.signal(signal.SIGUSR1)
+    wait_until(lambda: "goes on" in said(daemon)[before:], "the daemon says that it goes on")
+    assert answers(daemon)
+    assert daemon.running_image() == image
+    return said(daemon)[before:]

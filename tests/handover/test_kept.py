@@ -1,0 +1,344 @@
+"""What an upgrade keeps: everything that a client, an administrator or the kernel could notice."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lockd.client.status import StatusConnection
+from lockd.wire import frames, lock
+from lockd.wire.lock import AcquireFlags, Procedure
+from tests.handover.conftest import MakeDisk, MakeGuest
+from tests.handover.program import Program, answers, said, upgrade
+from tests.kernel_locks import KernelLock, locks_on
+from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
+from tests.trouble.guest import Refused
+from tests.waiting import wait_until
+
+PIPELINED = 500  # calls at once: more than are answered in one turn
+
+
+def call(serial: int, procedure: int, payload: bytes) -> bytes:
+    return frames.encode(
+        lock.PROGRAM, lock.VERSION, procedure, frames.FrameType.CALL, serial, payload=payload
+    )
+
+
+def read_replies(connection: socket.socket, count: int) -> list[frames.Frame]:
+    reader = frames.FrameReader(lock.ARGUMENTS_MAX)
+    replies: list[frames.Frame] = []
+    while len(replies) < count:
+        frame = reader.next_frame()
+        if frame is None:
+            data = connection.recv(65536)
+            assert data, "the daemon closed the connection"
+            reader.feed(data)
+        else:
+            replies.append(frame)
+    return replies
+
+
+def test_locks_owners_and_modes(daemon: PrivateDaemon, make_guest: MakeGuest, tmp_path: Path) -> None:
+    exclusive, shared, lockspace = tmp_path / "exclusive", tmp_path / "shared", tmp_path / "leases"
+    exclusive.touch()
+    shared.touch()
+    first, second, third = make_guest(), make_guest(), make_guest()
+    first.create_lockspace(lockspace)
+    first.acquire(exclusive)
+    first.acquire(shared, flags=AcquireFlags.SHARED)
+    second.acquire(shared, flags=AcquireFlags.SHARED)
+    second.acquire(shared, flags=AcquireFlags.SHARED)
+    first.acquire(Path("lease"), str(lockspace), AcquireFlags.AUTOCREATE)
+    upgrade(daemon)
+    for path, mode in ((exclusive, "WRITE"), (shared, "READ"), (lockspace / "lease", "WRITE")):
+        assert locks_on(path) == [KernelLock(mode, daemon.pid)]
+    with pytest.raises(Refused, match=f'is locked by domain "{first.name}"'):
+        third.acquire(exclusive)
+    with pytest.raises(Refused, match="does not hold the resource lock"):
+        second.release(exclusive)
+    third.acquire(shared, flags=AcquireFlags.SHARED)
+    for guest in (first, second, third):
+        guest.release(shared)
+    assert locks_on(shared) == [KernelLock("READ", daemon.pid)]  # the second guest has acquired it twice
+    second.release(shared)
+    assert locks_on(shared) == []
+    first.release(Path("lease"), str(lockspace))
+    assert not (lockspace / "lease").exists()
+    first.kill()
+    first.reap()
+    first.drop_connection()
+    wait_until(lambda: locks_on(exclusive) == [], "the dead guest's lock is released")
+
+
+def test_half_a_frame(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
+    disk = make_disk()
+    acquire = call(7, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)))
+    guests = {cut: make_guest() for cut in (1, 3, 4, 27, 28, 29, len(acquire) - 1)}
+    for cut, guest in guests.items():
+        guest.connection.sendall(acquire[:cut])
+    assert answers(daemon)
+    upgrade(daemon)
+    upgrade(daemon)
+    for cut, guest in guests.items():
+        assert not guest.has_reply()
+        guest.connection.sendall(acquire[cut:])
+        assert read_replies(guest.connection, 1)[0].status == frames.Status.OK
+        guest.release(disk)
+
+
+@pytest.mark.parametrize("sent", ["half", "whole"])
+def test_a_frame_larger_than_what_is_kept_of_it(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk, sent: str
+) -> None:
+    """Its end is dropped as it arrives: the next process has to know how much of it is to come."""
+    guest, disk = make_guest(), make_disk()
+    large = call(1, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)) + bytes(10_000_000))
+    cut = 5_000_000 if sent == "half" else len(large)
+    guest.connection.sendall(large[:cut])
+    assert answers(daemon)
+    upgrade(daemon)
+    guest.connection.sendall(large[cut:])
+    guest.connection.sendall(call(2, Procedure.RELEASE_RESOURCE, lock.encode_resource("", str(disk))))
+    replies = read_replies(guest.connection, 2)
+    assert [(reply.serial, reply.status) for reply in replies] == [(1, 0), (2, 0)]
+
+
+def test_calls_at_once_whose_replies_nobody_reads(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    """Each is answered once and in order; a large frame stands among those that wait."""
+    guest, disk = make_guest(), make_disk()
+    guest.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    guest.connection.setblocking(False)
+    refused = lock.encode_resource("", "/" + "x" * 20_000)
+    calls = [call(serial, Procedure.ACQUIRE_RESOURCE, refused) for serial in range(PIPELINED)]
+    calls[8] = call(8, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)) + bytes(300_000))
+    unsent = b"".join(calls)
+    received = b""
+    deadline = time.monotonic() + 60
+    upgrades = 0
+    reader = frames.FrameReader(frames.LENGTH_MAX)
+    replies: list[frames.Frame] = []
+    while len(replies) < PIPELINED:
+        assert time.monotonic() < deadline
+        if unsent and select.select([], [guest.connection], [], 0.2)[1]:
+            unsent = unsent[guest.connection.send(unsent) :]
+            continue
+        # The daemon reads no more: it is full of replies that wait.
+        if upgrades < 5:
+            upgrade(daemon)
+            upgrades += 1
+        if select.select([guest.connection], [], [], 10)[0]:
+            received = guest.connection.recv(1_000_000)
+            assert received, "the daemon closed the connection"
+            reader.feed(received)
+        while (frame := reader.next_frame()) is not None:
+            replies.append(frame)
+    assert upgrades == 5
+    assert [reply.serial for reply in replies] == list(range(PIPELINED))
+    assert [reply.serial for reply in replies if reply.status == frames.Status.OK] == [8]
+    assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+
+
+def test_clients_that_have_not_registered_or_have_been_restricted(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    disk, restricted = make_disk(), make_guest()
+    restricted.acquire(disk)
+    restricted.send(Procedure.RESTRICT, lock.encode_flags())
+    restricted.reply()
+    with daemon.connect() as unregistered:
+        upgrade(daemon)
+        unregistered.sendall(call(1, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk))))
+        assert b"lock owner details have not been registered" in read_replies(unregistered, 1)[0].payload
+    with pytest.raises(Refused, match="connection has been restricted"):
+        restricted.release(disk)
+
+
+def test_an_owner_that_is_being_killed(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    guest, disk = make_guest(), make_disk()
+    guest.acquire(disk)
+    guest.ignore_sigterm()
+    guest.drop_connection()
+    wait_until(lambda: "it is killed" in said(daemon), "the guest is being killed")
+    upgrade(daemon)
+    assert not guest.is_dead
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        assert [
+            owner["fencing_since"] is not None for held in status.locks() for owner in held["owners"]
+        ] == [True]
+    assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+    assert guest.reap() == signal.SIGKILL
+    wait_until(lambda: locks_on(disk) == [], "the killed guest's lock is released")
+
+
+def test_an_owner_that_dies_during_the_upgrade(
+    daemon: PrivateDaemon, program: Program, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    guest, survivor, disk, other = make_guest(), make_guest(), make_disk(), make_disk()
+    guest.acquire(disk)
+    survivor.acquire(other)
+    program.install_lockd_after(
+        f"import time; os.kill({guest.pid}, 9)\n"
+        f"while ') Z ' not in open('/proc/{guest.pid}/stat').read(): time.sleep(0.01)"
+    )
+    upgrade(daemon)
+    wait_until(lambda: locks_on(disk) == [], "the dead guest's lock is released")
+    survivor.acquire(disk)
+    assert locks_on(other) == [KernelLock("WRITE", daemon.pid)]
+
+
+def test_client_numbers_and_times(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
+    guest, disk = make_guest(), make_disk()
+    guest.acquire(disk)
+
+    def held() -> list[dict[str, object]]:
+        with StatusConnection.connect(daemon.admin_socket) as status:
+            return list(status.locks())
+
+    before = held()
+    upgrade(daemon)
+    after = held()
+    assert [{**lock, "number": 0} for lock in before] == [{**lock, "number": 0} for lock in after]
+
+
+def test_a_connection_to_the_admin_socket(daemon: PrivateDaemon) -> None:
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        pid = status.daemon()["pid"]
+        upgrade(daemon)
+        assert status.daemon()["pid"] == pid == daemon.pid
+
+
+def test_new_settings_are_read(tmp_path: Path, program: Program) -> None:
+    with (
+        private_daemon(tmp_path / "daemon", program.path, settings="max_clients = 1\n") as daemon,
+        daemon.connect() as first,
+    ):
+        first.sendall(call(1, Procedure.CREATE_LOCKSPACE, lock.encode_create_lockspace("")))
+        read_replies(first, 1)
+        with daemon.connect() as second:
+            second.sendall(call(1, Procedure.CREATE_LOCKSPACE, lock.encode_create_lockspace("")))
+            assert not select.select([second], [], [], 0.2)[0]
+            configuration = tmp_path / "daemon" / "virtlockd.conf"
+            configuration.write_text(configuration.read_text().replace("max_clients = 1", "max_clients = 5"))
+            daemon.signal(signal.SIGUSR1)
+            read_replies(second, 1)
+
+
+def test_the_idle_time(tmp_path: Path, program: Program) -> None:
+    """Upgrades do not keep a daemon alive that nobody needs."""
+    wrapper = ["sh", "-c", 'exec "$@" --timeout=5', "sh"]
+    with private_daemon(tmp_path / "daemon", program.path, wrapper=wrapper) as daemon:
+        pidfd = os.pidfd_open(daemon.pid)
+        begun = time.monotonic()
+        while not select.select([pidfd], [], [], 1.8)[0]:
+            assert time.monotonic() - begun < 20, "upgrades keep an idle daemon alive"
+            daemon.signal(signal.SIGUSR1)
+        os.close(pidfd)
+        assert time.monotonic() - begun > 3
+        assert daemon.process.wait() == 0
+
+
+def test_a_pid_file_that_is_locked(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    pid_file = daemon.run_directory / "virtlockd.pid"
+    if os.geteuid() != 0:
+        pid_file = daemon.socket.parent / "virtlockd.pid"
+    for _ in range(2):
+        upgrade(daemon)
+        assert KernelLock("WRITE", daemon.pid) in locks_on(pid_file)
+        assert pid_file.read_text().strip() == str(daemon.pid)
+
+
+def test_signals_in_quick_succession(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    """From the exec until the next program handles them, too."""
+    guest, disk = make_guest(), make_disk()
+    guest.acquire(disk)
+    image = daemon.running_image()
+    upgrades = 0
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        daemon.signal(signal.SIGUSR1)
+        daemon.signal(signal.SIGHUP)
+        now = daemon.running_image()
+        upgrades += now not in {image, b""}
+        image = now
+        time.sleep(0.0005)
+    assert upgrades >= 2
+    assert answers(daemon)
+    assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+    guest.release(disk)
+
+
+_ACTIVATE = """
+import os, socket, sys
+listeners = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+for listener, path in zip(listeners, sys.argv[1:3]):
+    listener.bind(path)
+    listener.listen()
+for number, fd in enumerate([os.dup(listener.fileno()) for listener in listeners]):
+    os.dup2(fd, 3 + number, inheritable=True)
+os.environ["LISTEN_FDS"] = "2"
+os.environ["LISTEN_FDNAMES"] = "virtlockd.socket:virtlockd-admin.socket"
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_the_sockets_are_removed_only_by_who_made_them(
+    tmp_path: Path, program: Program, activated: bool
+) -> None:
+    """systemd's stay: it listens on them when the daemon has ended."""
+    directory = "/run/libvirt" if os.geteuid() == 0 else str(tmp_path / "daemon" / "run" / "libvirt")
+    (tmp_path / "daemon" / "run" / "libvirt").mkdir(parents=True)
+    paths = [f"{directory}/virtlockd-sock", f"{directory}/virtlockd-admin-sock"]
+    wrapper = [sys.executable, "-c", _ACTIVATE, *paths] if activated else []
+    with private_daemon(tmp_path / "daemon", program.path, wrapper=wrapper) as daemon:
+        assert answers(daemon)  # systemd's sockets are there before the daemon
+        upgrade(daemon)
+        upgrade(daemon)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process.wait(15) == 0
+        assert (daemon.socket.exists(), daemon.admin_socket.exists()) == (activated, activated)
+
+
+def test_a_daemon_in_the_background_that_was_started_by_a_relative_path(tmp_path: Path) -> None:
+    """It has changed to / since, and so has the meaning of the paths on its command line."""
+    if os.geteuid() != 0:
+        pytest.skip("a private /run needs root")
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "virtlockd.conf").write_text("max_clients = 7\n")
+    (tmp_path / "virtlockd").symlink_to(LOCKD)
+    script = 'mount --bind "$1" /run; cd "$2"; ./virtlockd --daemon --config virtlockd.conf --pid-file own.pid; exec cat'
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", run, tmp_path], stdin=subprocess.PIPE
+    ) as keeper:
+        wait_until(lambda: (run / "libvirt" / "virtlockd-sock").exists(), "the daemon has its pid file")
+        pid = int((tmp_path / "own.pid").read_text())
+        try:
+            admin_socket = run / "libvirt" / "virtlockd-admin-sock"
+            wait_until(admin_socket.exists, "the daemon has made its sockets")
+            with StatusConnection.connect(admin_socket) as status:
+                assert status.daemon()["pid"] == pid
+            auxv = Path(f"/proc/{pid}/auxv")
+            before = auxv.read_bytes()
+            os.kill(pid, signal.SIGUSR1)
+            wait_until(lambda: auxv.read_bytes() not in {before, b""}, "the daemon has replaced its program")
+            with StatusConnection.connect(admin_socket) as status:
+                assert status.daemon()["pid"] == pid
+            assert int((tmp_path / "own.pid").read_text()) == pid
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            assert keeper.stdin is not None
+            keeper.stdin.close()
