@@ -71,7 +71,9 @@ class Locker:
             resource.slow_mount = self._mounts.slow_mount(resource.path)
             if resource.slow_mount is None:
                 resource.take(table.inodes)
-                self._granted(resource, owner)
+                table.grant(resource)
+                if events.enabled():
+                    events.acquired(resource, owner, self._owner_of(owner))
                 return None
         except SystemCallFailed as error:
             if error.errno not in _FOR_A_THREAD:
@@ -90,17 +92,14 @@ class Locker:
         except BaseException:
             self._table.forget(resource)
             raise
-        self._granted(resource, owner)
+        self._table.grant(resource)
+        if events.enabled():
+            events.acquired(resource, owner, process)
         if session.closed or (process is not None and process.ended):
             # Nobody is there any more to be told of the lock.
             dropped = self._table.end_holding(resource.lockspace, resource.name, owner)
             if dropped is not None:
                 await self._drop_slowly(dropped, owner)
-
-    def _granted(self, resource: Resource, owner: int) -> None:
-        self._table.grant(resource)
-        if events.enabled():
-            events.acquired(resource, owner, self._owner_of(owner))
 
     def release(self, lockspace: str, name: str, owner: int) -> Continuation | None:
         """Take one holding of the owner of this pid away.

@@ -21,15 +21,17 @@ _SO_PEERPIDFD: Final = 77  # <asm-generic/socket.h>, Linux 6.5; Python has no na
 class OwnerProcess:
     """An owner and its process.
 
+    :ivar pid: the process's number, by which releases are matched.
     :ivar details: what the owner's latest REGISTER said of it.
     :ivar pidfd: the process; None once it is watched no more, and where none of this pid can be seen from here.
     :ivar ended: whether the process has ended; a zombie has.
     :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
     """
 
-    __slots__ = ("_end", "details", "ended", "fencing_since", "pidfd", "sessions")
+    __slots__ = ("_end", "details", "ended", "fencing_since", "pid", "pidfd", "sessions")
 
     def __init__(self, details: Owner, pidfd: int | None) -> None:
+        self.pid: Final = details.pid
         self.details = details
         self.pidfd = pidfd
         self.ended = False
@@ -37,11 +39,6 @@ class OwnerProcess:
         self._end: trio.Event | None = None
         self.fencing_since: float | None = None
         self.sessions = 0
-
-    @property
-    def pid(self) -> int:
-        """The process's number, by which releases are matched."""
-        return self.details.pid
 
     def has_ended(self) -> bool:
         """Whether the process is known to have ended, by asking the kernel now."""

@@ -128,11 +128,11 @@ class Session:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self.reader.feed(data)
+            self._serve()
+        else:
             self.close()
-            return
-        self.reader.feed(data)
-        self._serve()
 
     def _serve(self) -> None:
         """Answer the calls that have arrived, as many as one turn allows.
@@ -140,16 +140,18 @@ class Session:
         Replies are sent at the end of the turn. Sending wakes the peer, which costs more than all the rest of a
         call; of peers that are woken together, most need not be.
         """
-        next_frame = self.reader.next_frame
+        reader = self.reader
         for _ in range(_CALLS_PER_TURN):
             if self.waiting_call or self._stuck or self.closed:
                 return
-            call = next_frame()
+            call = reader.next_frame()
             if call is None:
                 return
             if not self._output:
                 self._reactor.at_end_of_turn(self._flush)
             self._answer(call)
+            if reader.is_empty:
+                return
         self._reactor.again(self._serve_on)
 
     def _answer(self, call: Frame) -> None:

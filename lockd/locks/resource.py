@@ -103,21 +103,19 @@ class Resource:
                 action = "open/create" if self.autocreate else "open"
                 raise SystemCallFailed(f"Unable to {action} resource {self.path}", error) from None
             try:
-                named = self._lock_named(claim)
+                self._lock(claim.fd)
+                if not self.autocreate or self._still_named(claim):
+                    self.claim = claim
+                    return
             except BaseException:
                 _close(inodes, claim)
                 raise
-            if named:
-                self.claim = claim
-                return
             # Whoever held the file before has just removed it: its lock protects nothing.
             _close(inodes, claim)
 
-    def _lock_named(self, claim: Claim) -> bool:
-        """Lock the open file; return whether the lock is on what the path names."""
-        self._lock(claim.fd)
+    def _still_named(self, claim: Claim) -> bool:
         try:
-            return not self.autocreate or self._is_named(claim)
+            return self._is_named(claim)
         except OSError as error:
             raise SystemCallFailed(f"Unable to check resource {self.path}", error) from None
 

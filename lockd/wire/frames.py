@@ -113,14 +113,19 @@ class FrameReader:
         as it arrives, and a peer's half frame never costs more memory than this.
     """
 
-    __slots__ = ("_buffer", "_missing", "_offset", "_oversized", "_payload_kept")
+    __slots__ = ("_buffer", "_kept", "_missing", "_offset", "_oversized")
 
     def __init__(self, payload_kept: int) -> None:
-        self._payload_kept = payload_kept
+        self._kept = _HEADER_SIZE + payload_kept
         self._buffer = _NO_BYTES
         self._offset = 0
         self._oversized: Frame | None = None
         self._missing = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has arrived that was not returned as a frame."""
+        return not self._buffer and self._oversized is None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -128,48 +133,46 @@ class FrameReader:
             dropped = min(self._missing, len(data))
             self._missing -= dropped
             data = data[dropped:]
-        if self._offset == len(self._buffer):
-            self._buffer = data
-        else:
+        if self._buffer:
             self._buffer = self._buffer[self._offset :] + data
-        self._offset = 0
+            self._offset = 0
+        else:
+            self._buffer = data
 
     def next_frame(self) -> Frame | None:
         """Return the next frame, or None until more bytes are fed.
 
         :raises FrameError: its length is one that no frame has.
         """
-        buffer, offset = self._buffer, self._offset
-        start = offset + _HEADER_SIZE
-        if start > len(buffer):
-            return self._next_incomplete()
-        header = _unpack_header(buffer, offset)
-        length = header[0]
-        if not LENGTH_MIN <= length <= LENGTH_MAX:
-            raise _no_frame(length)
-        end = offset + length
-        if end == len(buffer):
-            # An idle client costs no buffer.
-            self._buffer, self._offset = _NO_BYTES, 0
-            return _make_frame((*header, buffer[start : min(end, start + self._payload_kept)]))
-        if end < len(buffer):
-            self._offset = end
-            return _make_frame((*header, buffer[start : min(end, start + self._payload_kept)]))
-        if len(buffer) - start >= self._payload_kept:
-            self._oversized = _make_frame((*header, buffer[start : start + self._payload_kept]))
-            self._missing = end - len(buffer)
-            self._offset = len(buffer)
-        return None
-
-    def _next_incomplete(self) -> Frame | None:
-        """Look at what is less than a header: the rest of an oversized frame is not kept."""
         if self._oversized is not None:
             return self._next_oversized()
-        if len(self._buffer) - self._offset >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, self._offset)
-            if not LENGTH_MIN <= length <= LENGTH_MAX:
-                raise _no_frame(length)
-        return None
+        buffer, offset = self._buffer, self._offset
+        available = len(buffer) - offset
+        if available < _HEADER_SIZE:
+            if available >= _LENGTH.size:
+                _check_length(*_LENGTH.unpack_from(buffer, offset))
+            return None
+        header = _unpack_header(buffer, offset)
+        length = header[0]
+        if not LENGTH_MIN <= length <= available:
+            _check_length(length)
+            if available >= self._kept:
+                self._keep_oversized(header, length - available)
+            return None
+        if length == available:
+            # All of it: an idle client costs no buffer.
+            self._buffer, self._offset = _NO_BYTES, 0
+        else:
+            self._offset = offset + length
+        end = offset + (length if length < self._kept else self._kept)
+        return _make_frame((*header, buffer[offset + _HEADER_SIZE : end]))
+
+    def _keep_oversized(self, header: tuple[int, ...], missing: int) -> None:
+        """Keep what arguments can be in; the rest of the frame is dropped as it arrives."""
+        start = self._offset
+        self._oversized = _make_frame((*header, self._buffer[start + _HEADER_SIZE : start + self._kept]))
+        self._missing = missing
+        self._buffer, self._offset = _NO_BYTES, 0
 
     def _next_oversized(self) -> Frame | None:
         if self._missing:
@@ -200,5 +203,6 @@ class FrameReader:
             self._missing = missing
 
 
-def _no_frame(length: int) -> FrameError:
-    return FrameError(f"a frame of {length} bytes: {LENGTH_MIN} to {LENGTH_MAX} are possible")
+def _check_length(length: int) -> None:
+    if not LENGTH_MIN <= length <= LENGTH_MAX:
+        raise FrameError(f"a frame of {length} bytes: {LENGTH_MIN} to {LENGTH_MAX} are possible")
