@@ -35,7 +35,8 @@ class PrivateDaemon:
         self.log = directory / "log"
         configuration = directory / "virtlockd.conf"
         self.run_directory.mkdir(mode=0o700, exist_ok=True)
-        configuration.write_text(f'log_level = 3\nlog_outputs = "3:file:{self.log}"\n{settings}')
+        # The first of two settings of one name counts.
+        configuration.write_text(f'{settings}log_level = 3\nlog_outputs = "3:file:{self.log}"\n')
         self.process = self._start([*wrapper, str(program), "--config", str(configuration)])
         self.pid = self.process.pid
 

@@ -70,7 +70,7 @@ class Conf:
 
 
 def parse(text: str) -> Conf:
-    """Return the settings of a file's text; the last one of a key counts.
+    """Return the settings of a file's text; the first one of a key counts, as for libvirt.
 
     :raises ConfError: the text does not follow the syntax.
     """
@@ -91,7 +91,7 @@ class _Parser:
             key = self._take(_KEY, "a setting begins with its name").group()
             self._expect("=", f"'=' is missing after {key}")
             line = self._line
-            values[key] = self._value(), line
+            values.setdefault(key, (self._value(), line))
             self._skip(_SPACE)
             if self._position < len(self._text) and self._text[self._position] != "\n":
                 raise self._error("a setting ends with its line")

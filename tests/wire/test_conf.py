@@ -44,7 +44,8 @@ def test_settings_are_read_as_they_were_written(
 ) -> None:
     lines = [line for others, (source, _, _) in written for line in [*others, source]]
     conf = parse("\n".join(lines) + "\n" * last_line_ends)
-    expected = {key: value for _, (_, key, value) in written}
+    # Of two settings of one name the first one counts.
+    expected = {key: value for _, (_, key, value) in reversed(written)}
     for key, value in expected.items():
         assert key in conf
         if isinstance(value, str):
