@@ -180,8 +180,7 @@ def _check_locks(daemon: Daemon) -> None:
     held = posix.held_locks()
     for resource in daemon.table:
         with _part("what the kernel knows of %s", resource.path):
-            if daemon.mounts.lists_locks(resource.slow_mount):
-                resource.check_adopted(held)
+            resource.check_adopted(held, listed=daemon.mounts.lists_locks(resource.slow_mount))
 
 
 def _tell_of_locks(daemon: Daemon) -> None:

@@ -147,18 +147,19 @@ class Resource:
         except FileNotFoundError:
             return False
 
-    def check_adopted(self, held: dict[Identity, str]) -> None:
+    def check_adopted(self, held: dict[Identity, str], *, listed: bool) -> None:
         """Hold a lock that was taken over against the kernel, and take it again where it is gone.
 
         It does not block: on a slow file system a lock that is gone stays so.
 
         :param held: what ``posix.held_locks`` tells.
+        :param listed: whether the kernel lists the locks of this file system; see ``MountTable.lists_locks``.
         """
         claim = self.claim
         if claim is None:
             return
         mode = posix.SHARED if self.shared else posix.EXCLUSIVE
-        if (held.get(claim.identity) or posix.held_lock(claim.fd)) != mode:
+        if listed and (held.get(claim.identity) or posix.held_lock(claim.fd)) != mode:
             self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
         elif self.slow_mount is None:
             self.doubt = self._doubt_of_path(claim)

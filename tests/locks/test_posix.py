@@ -58,10 +58,10 @@ def test_held_locks_are_those_of_this_process(disk: Path, tmp_path: Path, outsid
     assert outsider.lock(other, "WRITE")
     fd = os.open(disk, os.O_RDWR)
     status = os.fstat(fd)
-    assert not posix.holds_lock(fd)
-    assert posix.held_locks() == set()
+    assert posix.held_lock(fd) is None
+    assert posix.held_locks() == {}
     posix.lock_shared(fd)
-    assert posix.holds_lock(fd)
-    # Others' locks may hide one where there are many: then holds_lock tells.
-    assert posix.held_locks() <= {(status.st_dev, status.st_ino)}
+    assert posix.held_lock(fd) == posix.SHARED
+    # Others' locks may hide one where there are many: then held_lock tells.
+    assert posix.held_locks().items() <= {(status.st_dev, status.st_ino): posix.SHARED}.items()
     os.close(fd)

@@ -275,7 +275,7 @@ def test_a_lock_taken_over_is_held_against_the_kernel(tmp_path: Path, outsider: 
     path.touch()
     inodes = Inodes()
     disk = resource(path)
-    disk.check_adopted(set(), listed=True)
+    disk.check_adopted({}, listed=True)
     assert disk.doubt is None
 
     disk.claim = inodes.adopt(os.open(path, os.O_RDWR), disk)
@@ -284,14 +284,19 @@ def test_a_lock_taken_over_is_held_against_the_kernel(tmp_path: Path, outsider: 
     assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
 
     disk.doubt = None
-    for held in (posix.held_locks(), set[tuple[int, int]]()):
+    for held in (posix.held_locks(), {}):
         disk.check_adopted(held, listed=True)
         assert disk.doubt is None
+
+    posix.lock_shared(disk.claim.fd)
+    disk.check_adopted(posix.held_locks(), listed=True)
+    assert disk.doubt == "the lock was lost, and taken again"
+    assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
 
     held_elsewhere = resource(path)
     held_elsewhere.slow_mount = "/mnt"
     held_elsewhere.claim = disk.claim
-    held_elsewhere.check_adopted(set(), listed=False)
+    held_elsewhere.check_adopted({}, listed=False)
     assert held_elsewhere.doubt is None
 
     replace(path)
