@@ -29,7 +29,9 @@ example:
 """
 
 
-class _Outcome(Enum):
+class Outcome(Enum):
+    """What became of a file."""
+
     REMOVED = "removed"
     HELD = "held"
     OTHER = "no lease files"
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> Exit:
     except OSError as error:
         raise Failure(f"{directory}: {error.strerror}", _status_of(error)) from None
     any_name = read_plugin_config().scsi_lockspace_dir == directory
-    counts = dict.fromkeys(_Outcome, 0)
+    counts = dict.fromkeys(Outcome, 0)
     progress = _Progress(len(names))
     for number, name in enumerate(names):
         progress.show(number)
@@ -69,49 +71,53 @@ def run(options: argparse.Namespace) -> Exit:
         if any_name or LEASE_NAME.fullmatch(name) or LVM_UUID.fullmatch(name):
             outcome = _clean(path, dry_run=options.dry_run)
         else:
-            outcome = _Outcome.OTHER
+            outcome = Outcome.OTHER
         counts[outcome] += 1
-        if options.dry_run and outcome is _Outcome.REMOVED:
+        if options.dry_run and outcome is Outcome.REMOVED:
             progress.clear()
             print(terminal.printable(path))
     progress.clear()
     print(_summary(counts, dry_run=options.dry_run))
-    return Exit.FAILED if counts[_Outcome.FAILED] else Exit.DONE
+    return Exit.FAILED if counts[Outcome.FAILED] else Exit.DONE
 
 
-def _clean(path: str, *, dry_run: bool) -> _Outcome:
+def _clean(path: str, *, dry_run: bool) -> Outcome:
     try:
         if dry_run:
             return _look(path)
-        return _remove(path)
+        return remove(path)
     except FileNotFoundError:
-        return _Outcome.GONE
+        return Outcome.GONE
     except OSError as error:
         terminal.print_error(f"{path}: {error.strerror}")
-        return _Outcome.FAILED
+        return Outcome.FAILED
 
 
-def _look(path: str) -> _Outcome:
+def _look(path: str) -> Outcome:
     if not _is_lease(os.lstat(path)):
-        return _Outcome.OTHER
-    return _Outcome.REMOVED if lock_holder(path) is None else _Outcome.HELD
+        return Outcome.OTHER
+    return Outcome.REMOVED if lock_holder(path) is None else Outcome.HELD
 
 
-def _remove(path: str) -> _Outcome:
+def remove(path: str) -> Outcome:
+    """Remove one lease file, if nobody holds it.
+
+    :raises OSError: it is not there any more, or the system refuses.
+    """
     if not _is_lease(os.lstat(path)):
-        return _Outcome.OTHER
+        return Outcome.OTHER
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not lock_exclusive(descriptor):
-            return _Outcome.HELD
+            return Outcome.HELD
         locked = os.fstat(descriptor)
         if not os.path.samestat(os.lstat(path), locked):
             # Whoever removed it holds the new one, or nobody does: that one is not locked here.
-            return _Outcome.GONE
+            return Outcome.GONE
         if not _is_lease(locked):
-            return _Outcome.OTHER
+            return Outcome.OTHER
         os.unlink(path)
-        return _Outcome.REMOVED
+        return Outcome.REMOVED
     finally:
         # Last: until it is unlinked, nobody else may lock it.
         os.close(descriptor)
@@ -121,14 +127,14 @@ def _is_lease(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
-def _summary(counts: dict[_Outcome, int], *, dry_run: bool) -> str:
+def _summary(counts: dict[Outcome, int], *, dry_run: bool) -> str:
     first = "to be removed" if dry_run else "removed"
     others = [
         f"{count} {outcome.value}"
         for outcome, count in counts.items()
-        if count and outcome is not _Outcome.REMOVED
+        if count and outcome is not Outcome.REMOVED
     ]
-    return ", ".join([f"{counts[_Outcome.REMOVED]} {first}", *others])
+    return ", ".join([f"{counts[Outcome.REMOVED]} {first}", *others])
 
 
 def _status_of(error: OSError) -> Exit:

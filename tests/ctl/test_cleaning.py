@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ from uuid import UUID
 from lockd.client.connection import LockConnection
 from lockd.client.errors import Busy
 from lockd.client.resource import Resource
+from lockd.ctl import clean
 from lockd.wire.lock import Owner
 from tests.ctl.conftest import Host
 from tests.kernel_locks import locks_on
@@ -111,6 +113,14 @@ def test_a_directory_that_is_not_there_is_one_line(host: Host) -> None:
     assert host.lockctl("clean", missing, status=74) == f"lockctl: {missing}: No such file or directory\n"
 
 
+def _cleaned(path: str) -> bool:
+    """Whether lockctl clean removed the file; this process holds no lock that closing it could end."""
+    try:
+        return clean.remove(path) is clean.Outcome.REMOVED
+    except FileNotFoundError:
+        return False
+
+
 def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
     """Two daemons, as of two hosts that share the directory, lock and remove the file that is cleaned away."""
     leases = host.directory / "shared"
@@ -127,10 +137,11 @@ def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
             except Busy:
                 continue
             holders.append(number)
+            time.sleep(0.001)
             if len(holders) > 1:
                 given_twice.append(number)
             granted[number] += 1
-            holders.pop()
+            holders.remove(number)
             connection.release(lease)
 
     with ExitStack() as stack:
@@ -147,14 +158,17 @@ def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
         for thread in threads:
             thread.start()
         try:
-            cleaned = [host.lockctl("clean", leases) for _ in range(15)]
+            removed = 0
+            deadline = time.monotonic() + 20
+            while (removed < 100 or min(granted) < 500) and time.monotonic() < deadline:
+                removed += _cleaned(lease.path)
         finally:
             ended.set()
             for thread in threads:
                 thread.join()
     assert not given_twice
-    assert all(count > 100 for count in granted)
-    assert len(cleaned) == 15
+    assert min(granted) >= 500
+    assert removed >= 100
     assert not list(leases.iterdir())
 
 
