@@ -187,7 +187,7 @@ def _tell_of_locks(daemon: Daemon) -> None:
     for resource in daemon.table:
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
-        elif events.enabled():
+        elif events.wanted:
             for pid in resource.owners:
                 events.taken_over(resource, pid, daemon.owners.get(pid))
     _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))

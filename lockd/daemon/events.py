@@ -4,10 +4,10 @@
 """
 
 import logging
-from functools import partial
 from typing import Any
 
 from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.rate_limit import RateLimit
 from lockd.locks.resource import Resource
 
 ACQUIRED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a01"
@@ -17,11 +17,20 @@ FENCED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a04"
 TAKEN_OVER = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a05"
 """MESSAGE_ID of each kind of event (systemd.journal-fields(7)); made once, for ever."""
 
+_REFUSALS_PER_SECOND = 100
+
 _logger = logging.getLogger(__name__)
+_refusals = RateLimit(_logger, "refused locks", _REFUSALS_PER_SECOND)
 
 
-enabled = partial(_logger.isEnabledFor, logging.INFO)
-"""Whether anybody wants to know of what is granted, which is most calls."""
+wanted = False
+"""Whether anybody wants to know of what is granted, which is most calls. Kept up to date by ``look_again``."""
+
+
+def look_again() -> None:
+    """Take note that the log's levels have changed."""
+    global wanted  # noqa: PLW0603
+    wanted = _logger.isEnabledFor(logging.INFO)
 
 
 def acquired(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
@@ -36,7 +45,8 @@ def released(resource: Resource, owner: int, process: OwnerProcess | None) -> No
 
 def refused(lockspace: str, name: str, reason: str, process: OwnerProcess) -> None:
     """Log that a lock was not granted, and why; an error, as it is to virtlockd: some guest does not start."""
-    _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, process.pid, process, reason)
+    if _refusals.allows():
+        _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, process.pid, process, reason)
 
 
 def taken_over(resource: Resource, owner: int, process: OwnerProcess | None) -> None:

@@ -159,14 +159,8 @@ class LockProgram:
         lockspace, name, flags = lock.decode_resource(payload)
         if flags & ~_ACQUIRE_FLAGS:
             raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
-        return self._locker.acquire(
-            session,
-            lockspace,
-            name,
-            _owner_pid(session),
-            shared=flags & _SHARED != 0,
-            autocreate=flags & _AUTOCREATE != 0,
-        )
+        shared, autocreate = flags & _SHARED != 0, flags & _AUTOCREATE != 0
+        return self._locker.acquire(session, lockspace, name, _owner_pid(session), shared, autocreate)
 
     def _release_resource(self, session: Session, payload: bytes) -> Continuation | None:
         lockspace, name, flags = lock.decode_resource(payload)

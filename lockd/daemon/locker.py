@@ -57,14 +57,14 @@ class Locker:
     # Locks
 
     def acquire(
-        self, session: Session, lockspace: str, name: str, owner: int, *, shared: bool, autocreate: bool
+        self, session: Session, lockspace: str, name: str, owner: int, shared: bool, autocreate: bool
     ) -> Continuation | None:
         """Acquire a resource for the owner of this pid.
 
         :raises LockError: it cannot be had.
         """
         table = self._table
-        resource = table.reserve(lockspace, name, owner, shared=shared, autocreate=autocreate)
+        resource = table.reserve(lockspace, name, owner, shared, autocreate)
         if resource is None:
             return None
         try:
@@ -72,7 +72,7 @@ class Locker:
             if resource.slow_mount is None:
                 resource.take(table.inodes)
                 table.grant(resource)
-                if events.enabled():
+                if events.wanted:
                     events.acquired(resource, owner, self._owner_of(owner))
                 return None
         except SystemCallFailed as error:
@@ -93,7 +93,7 @@ class Locker:
             self._table.forget(resource)
             raise
         self._table.grant(resource)
-        if events.enabled():
+        if events.wanted:
             events.acquired(resource, owner, process)
         if session.closed or (process is not None and process.ended):
             # Nobody is there any more to be told of the lock.
@@ -154,7 +154,7 @@ class Locker:
 
     def _dropped(self, resource: Resource, owner: int, process: OwnerProcess | None) -> None:
         self._table.forget(resource)
-        if events.enabled():
+        if events.wanted:
             events.released(resource, owner, process or self._owner_of(owner))
 
     # Lockspaces and their files

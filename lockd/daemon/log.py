@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from lockd.daemon import events
 from lockd.daemon.log_settings import (
     Level,
     LogSettingError,
@@ -139,6 +140,7 @@ class Log:
         for name, logger in root.manager.loggerDict.items():
             if isinstance(logger, logging.Logger):
                 logger.setLevel(_LEVELS[max(self._level_of(name), threshold)])
+        events.look_again()
 
     def _level_of(self, name: str) -> Level:
         names = [name, *_libvirt_names(name)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
+from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
 from lockd.wire import keepalive
@@ -31,7 +32,10 @@ _OK: Final = int(Status.OK)
 ProgramKey: TypeAlias = tuple[int, int]
 """Number and version."""
 
+_REFUSALS_PER_SECOND: Final = 100
+
 _logger = logging.getLogger(__name__)
+_refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
 class Program(Protocol):
@@ -189,8 +193,9 @@ def error_reply(call: Frame, error: ErrorReply) -> bytes:
 
 def refuse(session: Session, call: Frame, error: ErrorReply) -> bytes:
     """Log an error as virtlockd does, and return the bytes of its reply."""
-    who = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
-    _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)
+    if _refusals.allows():
+        who = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
+        _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)
     return error_reply(call, error)
 
 

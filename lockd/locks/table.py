@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Final
 
 from lockd.locks.errors import (
     Busy,
@@ -22,6 +23,10 @@ from lockd.locks.errors import (
 )
 from lockd.locks.inodes import Claim, Claimed, Identity, Inodes
 from lockd.locks.resource import Resource, State
+
+# Members of an enumeration take several times as long to look up.
+_HELD: Final = State.HELD
+_RELEASING: Final = State.RELEASING
 
 DIRECT = ""
 """The path that stands for the direct lockspace, where a resource's name is the path of its file."""
@@ -80,7 +85,7 @@ class LockTable:
     # Acquire
 
     def reserve(
-        self, lockspace: str, name: str, owner: int, *, shared: bool, autocreate: bool
+        self, lockspace: str, name: str, owner: int, shared: bool, autocreate: bool
     ) -> Resource | None:
         """Begin to acquire a resource: nobody else can have it from now on.
 
@@ -95,19 +100,19 @@ class LockTable:
         resources = self._resources(lockspace)
         present = resources.get(name)
         if present is not None:
-            if present.state is not State.HELD or not (shared and present.shared):
+            if present.state is not _HELD or not (shared and present.shared):
                 raise Busy(name, present)
             self._add_holding(present, owner)
             return None
         path = path_of(lockspace, name)
-        resource = Resource(lockspace, name, path, shared=shared, autocreate=autocreate)
+        resource = Resource(lockspace, name, path, shared, autocreate)
         resources[name] = resource
         self._add_holding(resource, owner)
         return resource
 
     def grant(self, resource: Resource) -> None:
         """End a reservation whose lock was taken."""
-        resource.state = State.HELD
+        resource.state = _HELD
 
     # Release
 
@@ -120,7 +125,7 @@ class LockTable:
         :raises NotOwner: others do.
         """
         resource = self._resources(lockspace).get(name)
-        if resource is None or resource.state is not State.HELD:
+        if resource is None or resource.state is not _HELD:
             raise NotHeld(name)
         if owner not in resource.owners:
             raise NotOwner(owner)
@@ -137,7 +142,7 @@ class LockTable:
         ended = [
             self._end_holdings(resource, owner)
             for resource in self.holdings(owner)
-            if resource.state is State.HELD
+            if resource.state is _HELD
         ]
         return [resource for resource in ended if resource is not None]
 
@@ -189,7 +194,7 @@ class LockTable:
 
     def adopt_taken(self, resource: Resource, owners: Iterable[int]) -> None:
         """Take over a resource whose lock was taken already."""
-        resource.state = State.HELD
+        resource.state = _HELD
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
         for owner in owners:
             self._add_holding(resource, owner)
@@ -203,7 +208,7 @@ class LockTable:
     def _end_holdings(self, resource: Resource, owner: int) -> Resource | None:
         """End all holdings of ``owner``; return the resource where it was the last owner."""
         if len(resource.owners) == 1:
-            resource.state = State.RELEASING
+            resource.state = _RELEASING
             return resource
         del resource.owners[owner]
         self._end_owner(resource, owner)
