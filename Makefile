@@ -23,6 +23,8 @@ $(VENV)/.run: requirements/build.txt requirements/run.txt pyproject.toml
 	$(PIP) install --require-hashes --requirement requirements/build.txt
 	$(PIP) install --require-hashes --no-build-isolation --requirement requirements/run.txt
 	$(PIP) install --no-build-isolation --no-deps --editable .
+	@# A daemon that is compiled beforehand starts, and takes over, in half the time.
+	$(BIN)/python -m compileall -q lockd
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
