@@ -116,15 +116,23 @@ class Locker:
         """
         # The owner may be forgotten when it comes to log whose locks these were.
         process = self._owner_of(owner)
-        self._tasks.start(self._drop_all, self._table.end_holdings(owner), owner, process)
+        ended = self._table.end_holdings(owner)
+        self._drop_each(ended[:_DROPPED_PER_TURN], owner, process)
+        if len(ended) > _DROPPED_PER_TURN:
+            self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], owner, process)
 
-    async def _drop_all(self, resources: list[Resource], owner: int, process: OwnerProcess | None) -> None:
-        for number, resource in enumerate(resources, start=1):
+    async def _drop_in_turns(
+        self, resources: list[Resource], owner: int, process: OwnerProcess | None
+    ) -> None:
+        for first in range(0, len(resources), _DROPPED_PER_TURN):
+            await trio.lowlevel.checkpoint()
+            self._drop_each(resources[first : first + _DROPPED_PER_TURN], owner, process)
+
+    def _drop_each(self, resources: list[Resource], owner: int, process: OwnerProcess | None) -> None:
+        for resource in resources:
             slowly = self._drop(resource, owner, process)
             if slowly is not None:
                 self._tasks.start(slowly)
-            if number % _DROPPED_PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
 
     def release_by_force(self, resource: Resource, owner: int) -> None:
         """Take all holdings of the owner of this pid on one resource away, without asking for the owner."""
