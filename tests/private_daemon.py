@@ -18,6 +18,13 @@ VIRTLOCKD = Path("/usr/sbin/virtlockd")
 _IN_PRIVATE_RUN = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /run && shift && exec "$@"', "sh")
 
 
+def in_private_run(directory: Path, command: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The command, and its environment, that runs a command with the directory as its /run."""
+    if os.geteuid() == 0:
+        return [*_IN_PRIVATE_RUN, str(directory), *command], dict(os.environ)
+    return command, {**os.environ, "XDG_RUNTIME_DIR": str(directory)}
+
+
 class PrivateDaemon:
     """A daemon with its sockets, pid file, configuration and log below a directory.
 
@@ -41,11 +48,7 @@ class PrivateDaemon:
         self.pid = self.process.pid
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ)
-        if os.geteuid() == 0:
-            command = [*_IN_PRIVATE_RUN, str(self.run_directory), *command]
-        else:
-            environment["XDG_RUNTIME_DIR"] = str(self.run_directory)
+        command, environment = in_private_run(self.run_directory, command)
         self._output = self.directory / "output"
         with self._output.open("ab") as output:
             return subprocess.Popen(

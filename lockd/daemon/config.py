@@ -9,6 +9,7 @@ from lockd.wire import conf
 
 MAX_CLIENTS: Final = 1024
 ADMIN_MAX_CLIENTS: Final = 5000
+_LOG_LEVEL_MAX: Final = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def read_config(path: Path, *, required: bool) -> Config:
     try:
         values = conf.parse(text)
         return Config(
-            log_level=values.number("log_level", 0) or None,
+            log_level=values.number("log_level", 0, _LOG_LEVEL_MAX) or None,
             log_filters=values.text("log_filters"),
             log_outputs=values.text("log_outputs"),
             max_clients=values.number("max_clients", MAX_CLIENTS),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -58,14 +59,22 @@ def _run(options: Options, addresses: Addresses) -> None:
             started = go_into_background()
         _make_directories(addresses, options)
         pid_file = pidfile.acquire(options.pid_file)
-        listeners = _listeners(addresses)
+        try:
+            listeners = _listeners(addresses)
+        except Failure:
+            _remove(options.pid_file)
+            raise
     hand_over = partial(HandOver, command=command, file=addresses.state_file)
     try:
         trio.run(_serve, config, log, options, listeners, pid_file, state, hand_over, started)
     finally:
-        for path in (*listeners.made, options.pid_file):
-            with suppress(OSError):
-                path.unlink()
+        _remove(*listeners.made, options.pid_file)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _config_and_log(options: Options, addresses: Addresses, *, must_go_on: bool) -> tuple[Config, Log]:
@@ -139,11 +148,13 @@ def _listeners(addresses: Addresses) -> Listeners:
         if lock is None:
             raise Failure(f"systemd handed over no socket named {systemd.LOCK_SOCKET}")
         return Listeners(lock, handed_over.get(systemd.ADMIN_SOCKET), [])
-    return Listeners(
-        listen(addresses.socket),
-        listen(addresses.admin_socket),
-        [addresses.socket, addresses.admin_socket],
-    )
+    lock = listen(addresses.socket)
+    try:
+        admin = listen(addresses.admin_socket)
+    except Failure:
+        _remove(addresses.socket)
+        raise
+    return Listeners(lock, admin, [addresses.socket, addresses.admin_socket])
 
 
 def _make_directories(addresses: Addresses, options: Options) -> None:

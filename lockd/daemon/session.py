@@ -50,6 +50,7 @@ class Session:
     """
 
     __slots__ = (
+        "_behind",
         "_output",
         "_reactor",
         "_server",
@@ -74,6 +75,7 @@ class Session:
         self.socket = connection
         self._output = b""
         self._stuck = False
+        self._behind = False
         self.fd = connection.fileno()
         self.id = number
         self.connected_at = int(time())
@@ -106,7 +108,9 @@ class Session:
             if ready & WRITABLE:
                 self._flush()
             elif ready & READABLE:
-                self._receive()
+                # Who sends faster than it is served is read no faster.
+                if not self._behind:
+                    self._receive()
             elif ready & HUNG_UP:
                 self.close()
             else:
@@ -141,18 +145,22 @@ class Session:
         call; of peers that are woken together, most need not be.
         """
         reader = self.reader
+        self._behind = True
         for _ in range(_CALLS_PER_TURN):
             if self.waiting_call or self._stuck or self.closed:
                 return
             call = reader.next_frame()
             if call is None:
-                return
+                break
             if not self._output:
                 self._reactor.at_end_of_turn(self._flush)
             self._answer(call)
             if reader.is_empty:
-                return
-        self._reactor.again(self._serve_on)
+                break
+        else:
+            self._reactor.again(self._serve_on)
+            return
+        self._behind = False
 
     def _answer(self, call: Frame) -> None:
         reply = self._server.answer(self, call)

@@ -36,14 +36,16 @@ class Conf:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def number(self, key: str, default: int) -> int:
+    def number(self, key: str, default: int, maximum: int | None = None) -> int:
         """Return a number, 0 or more.
 
+        :param maximum: the largest one that has a meaning.
         :raises ConfError: the value is something else.
         """
         value, line = self._values.get(key, (default, 0))
-        if not isinstance(value, int) or value < 0:
-            raise ConfError(f"{key} has to be a number, 0 or more", line)
+        if not isinstance(value, int) or value < 0 or (maximum is not None and value > maximum):
+            bounds = "0 or more" if maximum is None else f"0 to {maximum}"
+            raise ConfError(f"{key} has to be a number, {bounds}", line)
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:

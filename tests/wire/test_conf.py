@@ -79,6 +79,12 @@ def test_defaults_are_for_what_is_not_set() -> None:
     assert conf.boolean("auto_disk_leases", default=True) is True
 
 
+def test_a_number_may_have_a_largest_value() -> None:
+    assert parse("level = 4").number("level", 0, maximum=4) == 4
+    with pytest.raises(ConfError, match="level has to be a number, 0 to 4"):
+        parse("level = 5").number("level", 0, maximum=4)
+
+
 @pytest.mark.parametrize(("source", "value"), [("0", False), ("1", True)])
 def test_a_boolean_is_0_or_1(source: str, value: bool) -> None:
     assert parse(f"flag = {source}").boolean("flag", default=not value) is value

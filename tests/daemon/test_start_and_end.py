@@ -1,0 +1,91 @@
+"""What a daemon makes, and what is left when it has ended."""
+
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.kernel_locks import locks_on
+from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
+from tests.raw_client import AUTOCREATE, RawClient
+
+
+def files_in(directory: Path) -> list[str]:
+    """The names of all that is in a directory but directories."""
+    return sorted(path.name for path in directory.rglob("*") if not path.is_dir())
+
+
+FILES = ["virtlockd-admin-sock", "virtlockd-sock", "virtlockd.pid"]
+
+
+def test_only_its_user_may_reach_the_sockets(daemon: PrivateDaemon) -> None:
+    assert files_in(daemon.run_directory) == FILES
+    for path in (daemon.socket, daemon.admin_socket):
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_ends_it_cleanly(daemon: PrivateDaemon, number: signal.Signals, tmp_path: Path) -> None:
+    """Also while clients are connected and locks are held, which it warns of."""
+    lease = tmp_path / "lease"
+    with RawClient(daemon) as client:
+        assert client.acquire(lease, flags=AUTOCREATE) is None
+        daemon.signal(number)
+        assert daemon.process.wait(15) == 0
+        with pytest.raises(ConnectionResetError):
+            client.reply()
+    assert files_in(daemon.run_directory) == []
+    assert locks_on(lease) == []
+    assert "the daemon ends while 1 lock is held" in daemon.log.read_text()
+    assert "Traceback" not in daemon.output() + daemon.log.read_text()
+
+
+def test_sighup_ends_nothing(daemon: PrivateDaemon) -> None:
+    with RawClient(daemon) as client:
+        daemon.signal(signal.SIGHUP)
+        assert client.create_lockspace("") is None
+    with RawClient(daemon):
+        assert daemon.process.poll() is None
+
+
+def test_what_a_killed_daemon_leaves_hinders_no_other(tmp_path: Path) -> None:
+    with private_daemon(tmp_path / "daemon") as killed:
+        pass
+    assert files_in(killed.run_directory) == FILES
+    with private_daemon(tmp_path / "daemon") as successor, RawClient(successor) as client:
+        assert client.create_lockspace(tmp_path / "leases") is None
+
+
+@pytest.fixture
+def idle_command(tmp_path: Path) -> Path:
+    """virtlockd that ends after a second without clients and locks."""
+    command = tmp_path / "virtlockd"
+    command.write_text(f'#!/bin/sh\nexec {LOCKD} --timeout=1 "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
+def test_an_idle_daemon_ends_after_its_timeout(idle_command: Path, tmp_path: Path) -> None:
+    """It is idle without clients and locks: each of them alone keeps it."""
+    lease = tmp_path / "lease"
+    with (
+        private_daemon(tmp_path / "connected", idle_command) as connected,
+        private_daemon(tmp_path / "locked", idle_command) as locked,
+        private_daemon(tmp_path / "idle", idle_command) as idle,
+    ):
+        with RawClient(connected):
+            with RawClient(locked) as client:
+                assert client.acquire(lease, flags=AUTOCREATE) is None
+            assert idle.process.wait(15) == 0
+            # Its time was up before the others' would be; give them that of another idle one.
+            with private_daemon(tmp_path / "idle", idle_command) as another:
+                assert another.process.wait(15) == 0
+            assert connected.process.poll() is None
+            assert locked.process.poll() is None
+        with RawClient(locked) as client:
+            assert client.release(lease) is None
+        for daemon in (connected, locked):
+            assert daemon.process.wait(15) == 0
+            assert files_in(daemon.run_directory) == []
