@@ -55,6 +55,8 @@ def test_not_more_than_one_descriptor_waits_for_its_claim_to_end(disk: Path, ali
             inodes.open(str(alias), os.O_RDWR, "second")
         assert caught.value.claim is claim
     assert descriptors_of(disk) == 2
+    assert inodes.holder(claim.identity) == "first"
+    assert inodes.holder((1, 2)) is None
     assert sorted(inodes.descriptors()) == sorted([claim.fd, *(claim.parked or ())])
     assert locks_on(disk) == [KernelLock("WRITE", os.getpid())]
     inodes.close(claim)

@@ -12,11 +12,15 @@ from lockd.wire.errors import (
     ErrorReply,
     internal_error,
     invalid_argument,
+    no_client,
+    no_server,
     operation_denied,
     operation_invalid,
     resource_busy,
     rpc_error,
+    signed,
     system_error,
+    unsupported_argument,
     unsupported_flags,
 )
 from lockd.wire.xdr import DecodeError, text
@@ -102,6 +106,21 @@ MEASURED = [
         ("%s", "unknown procedure: 9", -1, -1),
     ),
     (
+        no_server("no server named 'x'", ErrorDomain.RPC),
+        (95, 7, "Server not found: no server named 'x'"),
+        ("Server not found: %s", "no server named 'x'", -1, -1),
+    ),
+    (
+        no_client("no client with id 9", ErrorDomain.RPC),
+        (96, 7, "Client not found: no client with id 9"),
+        ("Client not found: %s", "no client with id 9", -1, -1),
+    ),
+    (
+        unsupported_argument("no such thing"),
+        (74, 0, "argument unsupported: no such thing"),
+        ("argument unsupported: %s", "no such thing", -1, -1),
+    ),
+    (
         invalid_argument("resource 'disk' is not an absolute path", ErrorDomain.LOCKSPACE),
         (8, 51, "invalid argument: resource 'disk' is not an absolute path"),
         ("invalid argument: %s", "resource 'disk' is not an absolute path", -1, -1),
@@ -118,3 +137,8 @@ def test_errors_have_libvirts_numbers_and_words(
     assert (reply.code, reply.domain, reply.message) == what
     assert (reply.str1, reply.str2, reply.int1, reply.int2) == details
     assert reply.str3 is None
+
+
+@given(int32)
+def test_numbers_are_told_as_virtlockd_prints_them(number: int) -> None:
+    assert signed(number % 2**32) == number

@@ -18,6 +18,8 @@ from lockd.wire.frames import (
     Status,
     encode,
     encode_reply,
+    encode_success,
+    without_descriptors,
 )
 from tests.wire.strategies import packed, uint32
 
@@ -63,6 +65,7 @@ def test_frames_are_the_same_wherever_the_stream_is_cut(sent: list[Sent], cuts: 
     for piece in pieces(stream_of(sent), cuts):
         reader.feed(piece)
         received += read(reader)
+        assert reader.is_empty == (reader.unfinished == (b"", 0))
     assert received == what_is_kept(sent)
     assert reader.unfinished == (b"", 0)
 
@@ -171,3 +174,37 @@ def test_a_reply_repeats_what_the_call_says(header: Header, payload: bytes, stat
     call = Frame(LENGTH_MIN, *header, b"")
     expected = (program, version, procedure, FrameType.REPLY, serial, status)
     assert encode_reply(call, payload, status) == stream_of([(expected, payload)])
+
+
+@given(headers, st.lists(st.tuples(headers, payloads), max_size=3))
+def test_a_reader_says_when_it_has_returned_all(header: Header, sent: list[Sent]) -> None:
+    """Whoever is told so asks for no more."""
+    reader = FrameReader(PAYLOAD_KEPT)
+    assert reader.is_empty
+    reader.feed(stream_of([(header, b""), *sent]))
+    for _ in range(len(sent) + 1):
+        assert not reader.is_empty
+        assert reader.next_frame() is not None
+    assert reader.next_frame() is None
+    assert reader.is_empty
+
+
+@given(headers)
+def test_a_success_is_a_reply_without_payload(header: Header) -> None:
+    call = Frame(LENGTH_MIN, *header, b"")
+    assert encode_success(call) == encode_reply(call)
+
+
+@given(headers, payloads)
+def test_a_call_without_descriptors_is_a_plain_call(header: Header, payload: bytes) -> None:
+    call = Frame(LENGTH_MIN + 4 + len(payload), *header, packed("u", 0) + payload)
+    plain = without_descriptors(call)
+    assert (plain.type, plain.payload) == (FrameType.CALL, payload)
+    assert plain._replace(type=call.type, payload=call.payload) == call
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(3), packed("u", 1), packed("u", 2**32 - 1) + bytes(8)])
+def test_a_call_with_descriptors_cannot_be_followed(payload: bytes) -> None:
+    call = Frame(LENGTH_MIN + len(payload), 1, 1, 1, FrameType.CALL_WITH_FDS, 1, 0, payload)
+    with pytest.raises(FrameError, match="descriptors"):
+        without_descriptors(call)

@@ -1,0 +1,45 @@
+"""Where daemon and clients meet: virtlockd's own paths."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lockd.wire.addresses import own_addresses
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the paths of root are root's to ask for")
+def test_roots_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/elsewhere")
+    addresses = own_addresses()
+    assert addresses.socket == Path("/run/libvirt/virtlockd-sock")
+    assert addresses.admin_socket == Path("/run/libvirt/virtlockd-admin-sock")
+    assert addresses.pid_file == Path("/run/virtlockd.pid")
+    assert addresses.state_file == Path("/run/virtlockd-restart-exec.json")
+    assert addresses.config_file == Path("/etc/libvirt/virtlockd.conf")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "config", "directory", "config_file"),
+    [
+        ("/run/user/7", "/c", "/run/user/7/libvirt", "/c/libvirt/virtlockd.conf"),
+        (None, None, "/home/u/.cache/libvirt", "/home/u/.config/libvirt/virtlockd.conf"),
+        ("", "", "/home/u/.cache/libvirt", "/home/u/.config/libvirt/virtlockd.conf"),
+    ],
+)
+def test_a_users_follow_the_environment(
+    monkeypatch: pytest.MonkeyPatch, runtime: str | None, config: str | None, directory: str, config_file: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/u")
+    for name, value in {"XDG_RUNTIME_DIR": runtime, "XDG_CONFIG_HOME": config}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    addresses = own_addresses()
+    assert addresses.socket == Path(directory, "virtlockd-sock")
+    assert addresses.admin_socket == Path(directory, "virtlockd-admin-sock")
+    assert addresses.pid_file == Path(directory, "virtlockd.pid")
+    assert addresses.state_file == Path(directory, "virtlockd-restart-exec.json")
+    assert addresses.config_file == Path(config_file)
