@@ -53,7 +53,8 @@ class OwnerProcess:
     async def wait_ended(self) -> None:
         """Wait until the process has ended."""
         if not self.ended:
-            self._end = self._end or trio.Event()
+            if self._end is None:
+                self._end = trio.Event()
             await self._end.wait()
 
     def describe(self) -> str:
