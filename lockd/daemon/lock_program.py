@@ -1,5 +1,6 @@
 """The lock program: what each of its calls does to the locks."""
 
+import os
 from collections.abc import Callable
 
 from lockd.daemon import events
@@ -15,11 +16,13 @@ from lockd.locks.mounts import MountTable
 from lockd.locks.table import LockTable
 from lockd.wire import lock
 from lockd.wire.errors import (
+    ErrorDomain,
     ErrorReply,
     operation_denied,
     operation_invalid,
     rpc_error,
     signed,
+    system_error,
     unsupported_flags,
 )
 from lockd.wire.frames import Frame, encode_success
@@ -126,7 +129,13 @@ class LockProgram:
         _check(session, Procedure.REGISTER, flags, registered=False)
         if owner.id == 0:
             raise Refused(_UNREGISTERED)
-        self._owners.register(session, owner)
+        try:
+            self._owners.register(session, owner)
+        except OSError as error:
+            # Unwatched, it could lose its locks while it still writes (Invariant 2).
+            number = error.errno or 0
+            message = f"Unable to watch over owner {owner.pid}: {os.strerror(number)}"
+            raise Refused(system_error(message, number, ErrorDomain.RPC)) from None
 
     def _restrict(self, session: Session, payload: bytes) -> None:
         _check(session, Procedure.RESTRICT, lock.decode_flags(payload))

@@ -3,6 +3,7 @@
 It is known by a pidfd, so a pid that is re-used is never killed, and never mistaken for the owner.
 """
 
+import errno
 import os
 import select
 import signal
@@ -16,6 +17,8 @@ import trio
 from lockd.wire.lock import Owner
 
 _SO_PEERPIDFD: Final = 77  # <asm-generic/socket.h>, Linux 6.5; Python has no name for it
+
+_NOTHING_LEFT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class OwnerProcess:
@@ -73,6 +76,7 @@ def open_peer_pidfd(connection: socket.socket, pid: int, connected_at: float) ->
 
     :param connected_at: seconds since the epoch; a process that started later is another one.
     :returns: None where it has ended, or cannot be seen from here.
+    :raises OSError: there are no descriptors left.
     """
     with suppress(OSError):
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -84,18 +88,28 @@ def open_peer_pidfd(connection: socket.socket, pid: int, connected_at: float) ->
 
 
 def open_pidfd(pid: int) -> int | None:
-    """Return a descriptor of the process, or None where there is none that can be seen from here."""
+    """Return a descriptor of the process, or None where there is none that can be seen from here.
+
+    :raises OSError: there are no descriptors left. The process may well be there, and write.
+    """
     try:
         return os.pidfd_open(pid)
-    except (OSError, OverflowError):
+    except OverflowError:
+        return None
+    except OSError as error:
+        if error.errno in _NOTHING_LEFT:
+            raise
         return None
 
 
 def was_running(pid: int, moment: float) -> bool:
     """Whether a process of this pid lives that was there at that moment already, in seconds since the epoch."""
-    pidfd = open_pidfd(pid)
+    try:
+        pidfd = open_pidfd(pid)
+    except OSError:
+        pidfd = None
     if pidfd is None:
-        return os.path.exists(f"/proc/{pid}")  # there are no descriptors left, maybe
+        return os.path.exists(f"/proc/{pid}")
     try:
         return not _has_ended(pidfd) and _started(pid) <= moment + 1
     finally:

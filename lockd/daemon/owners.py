@@ -60,7 +60,10 @@ class Owners:
         return self._processes.get(pid)
 
     def register(self, session: Session, details: Owner) -> None:
-        """Make ``details`` the owner that ``session`` acquires and releases for."""
+        """Make ``details`` the owner that ``session`` acquires and releases for.
+
+        :raises OSError: its process cannot be watched, as there are no descriptors left.
+        """
         process = self._processes.get(details.pid)
         if process is not None and process.has_ended():
             # Its pid is another process's now.
@@ -117,9 +120,13 @@ class Owners:
                 return
 
     def _watch(self, process: OwnerProcess) -> None:
-        self._processes[process.pid] = process
         if process.pidfd is not None:
-            self._reactor.watch(process.pidfd, READABLE, partial(self._on_end, process))
+            try:
+                self._reactor.watch(process.pidfd, READABLE, partial(self._on_end, process))
+            except BaseException:
+                os.close(process.pidfd)
+                raise
+        self._processes[process.pid] = process
 
     def _on_end(self, process: OwnerProcess, _ready: int) -> None:
         self._ended(process)
