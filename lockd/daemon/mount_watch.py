@@ -1,6 +1,5 @@
 """Follows the changes of the mount table."""
 
-import os
 import select
 
 import trio
@@ -13,14 +12,18 @@ async def follow_mounts(mounts: MountTable) -> None:
 
     The kernel reports a change as an exceptional condition on the open file (proc(5)), once: to the next poll,
     whoever asks. An epoll descriptor in another one, as the reactor's is in trio's, asks twice for one answer, and
-    the news is lost in between. So a thread waits for it.
+    the news is lost in between. So a thread waits for it. The file stays open: one day there may be no descriptor
+    left to open it again.
     """
-    fd = os.open(MOUNTINFO, os.O_RDONLY)
-    thread = trio.CapacityLimiter(1)
-    while True:
-        # What was mounted since the table was read, or while it was, is reported.
-        mounts.refresh()
-        await trio.to_thread.run_sync(_wait_for_change, fd, limiter=thread, abandon_on_cancel=True)
+    with open(MOUNTINFO, "rb", buffering=0) as file:
+        thread = trio.CapacityLimiter(1)
+        while True:
+            # What was mounted since the table was read, or while it was, is reported.
+            file.seek(0)
+            mounts.refresh(file.readall())
+            await trio.to_thread.run_sync(
+                _wait_for_change, file.fileno(), limiter=thread, abandon_on_cancel=True
+            )
 
 
 def _wait_for_change(fd: int) -> None:

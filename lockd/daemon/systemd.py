@@ -3,8 +3,10 @@
 Without systemd all of this does nothing; its library is imported only where it is needed, as that takes time.
 """
 
+import logging
 import os
 import socket
+from functools import cache
 from pathlib import Path
 from time import monotonic_ns
 from typing import Final
@@ -17,6 +19,8 @@ from lockd.wire.addresses import Addresses
 LOCK_SOCKET: Final = "virtlockd.socket"
 ADMIN_SOCKET: Final = "virtlockd-admin.socket"
 """The names that the socket units give their descriptors (LISTEN_FDNAMES in sd_listen_fds(3))."""
+
+_logger = logging.getLogger(__name__)
 
 
 def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
@@ -40,10 +44,25 @@ def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
 
 def notify(*lines: str) -> None:
     """Tell systemd of the daemon's state (sd_notify(3))."""
-    if "NOTIFY_SOCKET" in os.environ:
-        import systemd.daemon
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    try:
+        _notify_socket().sendto("\n".join(lines).encode(), address)
+    except OSError as error:
+        _logger.warning("systemd cannot be told of %s: %s", lines[0], error)
 
-        systemd.daemon.notify("\n".join(lines))
+
+@cache
+def _notify_socket() -> socket.socket:
+    """Return the one socket to tell systemd by.
+
+    libsystemd opens one each time. When there are no descriptors left, the watchdog would go hungry then, and
+    systemd would end the daemon, and all locks with it.
+    """
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 def notify_reloading() -> None:

@@ -72,15 +72,15 @@ class MountTable:
         self._slow_mount_of_directory: dict[str, str | None] = {}
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the mounts anew.
+    def refresh(self, mountinfo: bytes | None = None) -> None:
+        """Take the mounts from what MOUNTINFO says; by default, it is read now.
 
         The kernel reports a change of MOUNTINFO as an exceptional condition, to poll(2) (proc(5)).
         """
         types = {_OUTSIDE: "rootfs"}
         places = []
         # Lines end with a newline alone: a mount point may have any other line break in its name.
-        for line in Path(MOUNTINFO).read_bytes().split(b"\n")[:-1]:
+        for line in (Path(MOUNTINFO).read_bytes() if mountinfo is None else mountinfo).split(b"\n")[:-1]:
             # mount id, parent, device, root, mount point, options, optional fields, "-", type, source, options
             fields = line.split(b" ")
             mount, parent = int(fields[0]), int(fields[1])
