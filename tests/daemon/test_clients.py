@@ -4,6 +4,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,23 +59,23 @@ def test_at_max_clients_the_next_one_waits_until_one_leaves(tmp_path: Path, numb
 def test_another_user_is_refused_whatever_the_sockets_mode(daemon: PrivateDaemon, name: str) -> None:
     path: Path = getattr(daemon, name)
     path.chmod(0o666)
-    pid = os.fork()
-    if pid == 0:
-        # pytest's own directories are closed to others: only the last one is looked at here.
-        os.chdir(path.parent)
-        os.setgroups([])
-        os.setuid(NOBODY)
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
-            connection.connect(path.name)
-            connection.sendall(PING)
-            try:
-                answer = connection.recv(100)
-            except ConnectionResetError:
-                answer = b""
-        os._exit(len(answer))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert f"user {NOBODY} (pid {pid}) may not connect" in daemon.log.read_text()
+    # pytest's own directories are closed to others: only the last one is looked at, from inside.
+    program = (
+        "import socket, sys; connection = socket.socket(socket.AF_UNIX); connection.settimeout(10); "
+        "connection.connect(sys.argv[1]); print(connection.recv(100))"
+    )
+    refused = subprocess.run(
+        [os.path.realpath(sys.executable), "-IS", "-c", program, path.name],
+        cwd=path.parent,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert refused.stdout == "b''\n"
+    assert f"user {NOBODY} (pid " in daemon.log.read_text()
     with RawClient(daemon) as client:
         assert client.create_lockspace("") is None
 

@@ -2,6 +2,8 @@
 
 import os
 import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,11 +195,12 @@ def test_the_root_directory_need_not_be_a_mount(tree: Path) -> None:
     mount_slow(tree / "slow")
     (tree / "proc").mkdir()
     bind(Path("/proc"), tree / "proc")
-    pid = os.fork()
-    if pid == 0:
-        os.chroot(tree)
-        os._exit(0 if (slow_mount("/slow/disk"), slow_mount("/disk")) == ("/slow", None) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    program = (
+        "import os, sys; from lockd.locks.mounts import MountTable; os.chroot(sys.argv[1]); table = MountTable(); "
+        "print(table.slow_mount('/slow/disk'), table.slow_mount('/disk'))"
+    )
+    command = [sys.executable, "-c", program, str(tree)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "/slow None\n"
 
 
 def test_the_kernel_tells_when_to_read_the_mounts_anew(tree: Path) -> None:
