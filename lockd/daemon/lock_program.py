@@ -191,11 +191,15 @@ def _check(session: Session, procedure: Procedure, flags: int, *, registered: bo
 def _owner_pid(session: Session) -> int:
     """Return for whom the session acquires and releases, if it still may."""
     owner = session.owner
-    if session.restricted:
-        raise Refused(_RESTRICTED)
-    if owner is None:
-        raise Refused(_UNREGISTERED)
-    if owner.ended:
-        # Nobody would end its locks, and a later process of its pid may hold others.
-        raise Refused(operation_invalid(f"owner process {owner.pid} has ended"))
+    if owner is None or owner.ended or session.restricted:
+        raise _not_allowed(session)
     return owner.pid
+
+
+def _not_allowed(session: Session) -> Refused:
+    if session.restricted:
+        return Refused(_RESTRICTED)
+    if session.owner is None:
+        return Refused(_UNREGISTERED)
+    # Nobody would end its locks, and a later process of its pid may hold others.
+    return Refused(operation_invalid(f"owner process {session.owner.pid} has ended"))

@@ -99,7 +99,7 @@ class Session:
         """Go on where another process stopped: send what it could not, and put its waiting call again."""
         self._output = unsent
         if call is not None:
-            self._answer(call)
+            self._serve(call)
         self._flush()
         self._reactor.again(self._serve_on)
 
@@ -113,8 +113,8 @@ class Session:
                     self._receive()
             elif ready & HUNG_UP:
                 self.close()
-            else:
-                self._serve()
+            elif not (self.waiting_call or self._stuck or self.closed):
+                self._serve(self.reader.next_frame())
         except FrameError as error:
             _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
             # What was done for the calls before has to be said.
@@ -133,42 +133,36 @@ class Session:
         except OSError:
             data = b""
         if data:
-            self.reader.feed(data)
-            self._serve()
+            self._serve(self.reader.receive(data))
         else:
             self.close()
 
-    def _serve(self) -> None:
-        """Answer the calls that have arrived, as many as one turn allows.
+    def _serve(self, call: Frame | None) -> None:
+        """Answer a call and those that have arrived behind it, as many as one turn allows.
 
         Replies are sent at the end of the turn. Sending wakes the peer, which costs more than all the rest of a
         call; of peers that are woken together, most need not be.
         """
-        reader = self.reader
-        self._behind = True
-        for _ in range(_CALLS_PER_TURN):
-            if self.waiting_call or self._stuck or self.closed:
-                return
-            call = reader.next_frame()
-            if call is None:
-                break
+        served = 0
+        while call is not None:
             if not self._output:
                 self._reactor.at_end_of_turn(self._flush)
-            self._answer(call)
-            if reader.is_empty:
-                break
-        else:
-            self._reactor.again(self._serve_on)
-            return
-        self._behind = False
-
-    def _answer(self, call: Frame) -> None:
-        reply = self._server.answer(self, call)
-        if reply is None:
-            self.waiting_call = call
-            self._watch_what_matters()
-        else:
+            reply = self._server.answer(self, call)
+            if reply is None:
+                self.waiting_call = call
+                self._behind = True
+                self._watch_what_matters()
+                return
             self._output += reply
+            if self.reader.is_empty or self.closed:
+                break
+            served += 1
+            if served == _CALLS_PER_TURN:
+                self._behind = True
+                self._reactor.again(self._serve_on)
+                return
+            call = self.reader.next_frame()
+        self._behind = False
 
     def _serve_on(self) -> None:
         self._on_ready(0)

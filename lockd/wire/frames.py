@@ -139,6 +139,21 @@ class FrameReader:
         else:
             self._buffer = data
 
+    def receive(self, data: bytes) -> Frame | None:
+        """Take the next bytes of the stream, and return the first frame that is whole now, if any.
+
+        Mostly the bytes are one frame and no more: that one is cut without another look.
+
+        :raises FrameError: its length is one that no frame has.
+        """
+        size = len(data)
+        if _HEADER_SIZE <= size <= self._kept and self.is_empty:
+            header = _unpack_header(data, 0)
+            if header[0] == size:
+                return _make_frame((*header, data[_HEADER_SIZE:]))
+        self.feed(data)
+        return self.next_frame()
+
     def next_frame(self) -> Frame | None:
         """Return the next frame, or None until more bytes are fed.
 
