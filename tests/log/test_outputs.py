@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lockd.client.connection import LockConnection
+from lockd.client.resource import Resource
 from lockd.daemon import events
 from tests.log.log_control import LogControl, lock_held, log_an_error
 from tests.private_daemon import PrivateDaemon, private_daemon
@@ -134,22 +136,27 @@ def test_standard_error_gets_lines(tmp_path: Path) -> None:
 # Nobody waits
 
 
-def _log_much(daemon: PrivateDaemon) -> None:
-    """More than any receiver takes that does not read; each answered call shows that the daemon does not wait."""
-    for _ in range(1500):
-        log_an_error(daemon)
+def _log_much(daemon: PrivateDaemon, disk: Path) -> None:
+    """Much more than any receiver takes that does not read: each answered call shows that the daemon goes on."""
+    resource = Resource("", str(disk))
+    with LockConnection.connect(daemon.socket, timeout=15) as connection:
+        connection.register()
+        for _ in range(1500):
+            connection.acquire(resource)
+            connection.release(resource)
 
 
-def test_nobody_waits_for_a_journal_that_does_not_read(journal: Receiver, tmp_path: Path) -> None:
-    with private_daemon(tmp_path / "daemon", settings='log_outputs = "3:journald"\n') as daemon:
-        _log_much(daemon)
-        assert "was refused" in journal.next().decode()
+def test_nobody_waits_for_a_journal_that_does_not_read(journal: Receiver, tmp_path: Path, disk: Path) -> None:
+    settings = 'log_level = 2\nlog_outputs = "2:journald"\n'
+    with private_daemon(tmp_path / "daemon", settings=settings) as daemon:
+        _log_much(daemon, disk)
+        assert b"acquired" in journal.next()
 
 
-def test_nobody_waits_for_a_standard_error_that_nobody_reads(tmp_path: Path) -> None:
-    settings = 'log_outputs = "3:stderr"\n'
+def test_nobody_waits_for_a_standard_error_that_nobody_reads(tmp_path: Path, disk: Path) -> None:
+    settings = 'log_level = 2\nlog_outputs = "2:stderr"\n'
     with private_daemon(tmp_path / "daemon", wrapper=_UNREAD_STDERR, settings=settings) as daemon:
-        _log_much(daemon)
+        _log_much(daemon, disk)
 
 
 def test_a_full_disk_costs_messages_and_nothing_else(tmp_path: Path) -> None:
