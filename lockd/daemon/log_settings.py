@@ -23,6 +23,10 @@ JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 _NUMBER = re.compile(r"\s*\+?0*([1-4])", re.ASCII)
 """A level as strtoul(3) reads it."""
 
+_TEXT_MAX: Final = 65536
+_SPACES_MAX: Final = 256
+"""Far beyond any use. A text of 4 MiB, which can be sent, would keep the daemon busy for minutes."""
+
 _PARTS: Final = {"stderr": 2, "journald": 2, "syslog": 3, "file": 3}
 """Destinations, and of how many parts a setting of theirs consists."""
 
@@ -97,7 +101,7 @@ def parse_filters(text: str) -> list[Filter]:
 
     :raises LogSettingError: the text is wrong; says where.
     """
-    return [_parse_filter(item) for item in text.split(" ") if item]
+    return [_parse_filter(item) for item in _items(text)]
 
 
 def _parse_filter(text: str) -> Filter:
@@ -120,12 +124,11 @@ def parse_outputs(text: str) -> list[Output]:
     :raises LogSettingError: the text is wrong; says where.
     """
     outputs: dict[tuple[str, str | None], Output] = {}
-    for item in text.split(" "):
-        if item:
-            output = _parse_output(item)
-            place = output.destination, output.name
-            outputs.pop(place, None)
-            outputs[place] = output
+    for item in _items(text):
+        output = _parse_output(item)
+        place = output.destination, output.name
+        outputs.pop(place, None)
+        outputs[place] = output
     return list(outputs.values())
 
 
@@ -147,6 +150,13 @@ def _parse_output(text: str) -> Output:
     return Output(
         number, destination, os.path.abspath(name) if destination == "file" and name is not None else name
     )
+
+
+def _items(text: str) -> list[str]:
+    items = text[: _TEXT_MAX + 1].split(" ", _SPACES_MAX)
+    if len(text) > _TEXT_MAX or len(items) > _SPACES_MAX:
+        raise LogSettingError(f"More than {_TEXT_MAX} characters or {_SPACES_MAX} items in a log setting")
+    return [item for item in items if item]
 
 
 def _level(text: str) -> Level | None:

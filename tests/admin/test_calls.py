@@ -245,3 +245,12 @@ def test_more_workers_than_there_can_be_are_refused(side: Side, admin: RawAdmin)
     else:
         assert reply is not None
         assert "cannot be larger than" in str(ErrorReply.decode(reply.payload).message)
+
+
+@pytest.mark.parametrize("text", ["1:" + "x" * 4_000_000, "1:x " * 1_000_000])
+def test_a_setting_that_would_keep_the_daemon_busy_is_refused(
+    ends: tuple[RawAdmin, RawAdmin], text: str
+) -> None:
+    ours, _ = ends
+    error = ours.error(Procedure.SET_LOGGING_FILTERS, arguments(optional(text), 0))
+    assert error.str2 == "More than 65536 characters or 256 items in a log setting"

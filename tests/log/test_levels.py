@@ -58,6 +58,7 @@ LOCKS = ["acquired", "refused", "released"]
         ("1:lockd.*.server", ["connected", "refused"]),
         # Names that virtlockd's messages have
         ("2:locking", LOCKS),
+        ("1:locking", LOCKS),
         ("1:locking 1:rpc", ALL),
         ("1:rpc", ["connected", "refused"]),
         ("1:rpc.netserver", ["connected", "refused"]),
