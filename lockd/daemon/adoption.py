@@ -9,8 +9,9 @@ import logging
 import os
 import socket
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -27,7 +28,7 @@ from lockd.daemon.sockets import Listeners, listen
 from lockd.daemon.state import NO_UUID
 from lockd.locks import posix
 from lockd.locks.errors import Busy, NotHeld
-from lockd.locks.inodes import ABANDONED, Identity, identity_of
+from lockd.locks.inodes import ABANDONED, ORPHANED, Claimed, Identity, Inodes, identity_of
 from lockd.locks.resource import LOST, Resource
 from lockd.locks.table import DIRECT
 from lockd.wire.addresses import Addresses
@@ -67,13 +68,14 @@ def adopt_listeners(state: dict[str, Any], addresses: Addresses) -> Listeners:
 
 def _adopt_listener(state: dict[str, Any], server: str, path: Path, made: list[Path]) -> socket.socket | None:
     with _part("the listening socket of the %s server", server):
-        for service in state["daemon"]["servers"][server]["services"]:
-            for entry in service["socks"]:
-                listener = socket.socket(fileno=_inherited(entry["fd"]))
-                if entry["unlinkUNIX"]:
-                    made.append(Path(listener.getsockname()))
-                return listener
-        return None
+        (service,) = state["daemon"]["servers"][server]["services"] or [{"socks": []}]
+        if not service["socks"] and server == ADMIN_SERVER:
+            return None  # systemd has handed over none
+        (entry,) = service["socks"]
+        listener = socket.socket(fileno=_inherited(entry["fd"]))
+        if entry["unlinkUNIX"]:
+            made.append(Path(listener.getsockname()))
+        return listener
     try:
         listener = listen(path)
     except Failure as failure:
@@ -96,46 +98,49 @@ def adopt_pid_file(state: dict[str, Any], path: Path) -> int | None:
 
 def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     """Take over all that the state tells of: locks first, then owners, then clients."""
-    extra = state.get("lockd", {})
-    daemon.timeout = extra.get("timeout", daemon.timeout)
-    for space in state.get("lockspaces", ()):
-        with _part("a lockspace"):
-            daemon.table.add_lockspace(space["directory"])
-            _adopt_resources(daemon, space["directory"], space["resources"])
-    with _part("the direct lockspace"):
-        _adopt_resources(daemon, DIRECT, state["defaultLockspace"]["resources"])
+    extra = _dictionary(state, "lockd")
+    if isinstance(extra.get("timeout", ""), int | None):
+        daemon.timeout = extra["timeout"]
+    _adopt_each("lockspace", state.get("lockspaces"), "directory", partial(_adopt_lockspace, daemon))
+    direct = {"directory": DIRECT, **_dictionary(state, "defaultLockspace")}
+    _adopt_each("lockspace", [direct], "directory", partial(_adopt_lockspace, daemon))
     _check_locks(daemon)
-    for owner in extra.get("owners", ()):
-        with _part("owner %s", owner):
-            _adopt_owner(daemon, owner)
+    _adopt_each("owner", extra.get("owners"), "pid", partial(_adopt_owner, daemon))
+    servers = _dictionary(_dictionary(state, "daemon"), "servers")
     for server in daemon.servers:
-        with _part("the clients of the %s server", server.name):
-            _adopt_server(daemon, server, state["daemon"]["servers"][server.name])
+        _adopt_server(daemon, server, _dictionary(servers, server.name))
     _watch_over_unknown_owners(daemon)
     for process in list(daemon.owners):
         if process.fencing_since is not None:
             daemon.owners.fence(process)
-    for entry in extra.get("releasing", ()):
-        with _part("the release of %s", entry.get("path")):
-            _finish_release(daemon, entry)
-    daemon.was_idle(extra.get("idle_seconds", 0.0))
-    # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
-    daemon.log.adopt(extra.get("log", {}))
+    _adopt_each("release of", extra.get("releasing"), "path", partial(_finish_release, daemon))
+    with _part("the idle time"):
+        daemon.was_idle(extra.get("idle_seconds", 0.0))
+    with _part("the log"):
+        # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
+        daemon.log.adopt(_dictionary(extra, "log"))
     _tell_of_locks(daemon)
+
+
+def _dictionary(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _adopt_each(what: str, entries: Any, name: str, adopt_entry: Callable[[dict[str, Any]], object]) -> None:
+    """Take over each entry of a list; what is wrong with one costs no other."""
+    for entry in entries if isinstance(entries, list) else ():
+        with _part("%s %s", what, entry.get(name) if isinstance(entry, dict) else entry):
+            adopt_entry(entry)
 
 
 # Locks
 
 
-def _adopt_resources(daemon: Daemon, lockspace: str, entries: Iterable[dict[str, Any]]) -> None:
-    for entry in entries:
-        with _part("the lock on %s", entry.get("path")):
-            try:
-                _adopt_resource(daemon, lockspace, entry)
-            except Busy as error:
-                _logger.error(
-                    "%s: %s; both names keep the lock until all their owners are gone", entry["path"], error
-                )
+def _adopt_lockspace(daemon: Daemon, entry: dict[str, Any]) -> None:
+    lockspace = entry["directory"]
+    daemon.table.add_lockspace(lockspace)
+    _adopt_each("the lock on", entry.get("resources"), "path", partial(_adopt_resource, daemon, lockspace))
 
 
 def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Resource:
@@ -156,7 +161,13 @@ def _adopt_resource(daemon: Daemon, lockspace: str, entry: dict[str, Any]) -> Re
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     except OSError:
         return _take_again(daemon, resource, entry["owners"])
-    claim = daemon.table.adopt(resource, entry["owners"], fd, identity)
+    try:
+        claim = daemon.table.adopt(resource, entry["owners"], fd, identity)
+    except Busy as error:
+        _logger.error(
+            "%s: %s; both names keep the lock until all their owners are gone", resource.path, error
+        )
+        return resource
     for parked in extra.get("parked", ()):
         with suppress(OSError):
             daemon.table.inodes.park(_inherited(parked), claim)
@@ -223,16 +234,16 @@ def _watch_over_unknown_owners(daemon: Daemon) -> None:
 
 
 def _adopt_server(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None:
-    extra = entry.get("lockd", {})
-    configured = extra.get("configured", {})
+    extra = _dictionary(entry, "lockd")
+    configured = _dictionary(extra, "configured")
     for name in vars(server.limits):
         # What was configured may have another value by now; what was set at run time stays.
-        if name in entry and entry[name] != configured.get(name):
+        if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
             setattr(server.limits, name, entry[name])
-    server.next_client_id = max(server.next_client_id, entry.get("next_client_id", 1))
-    for client in [*entry.get("clients", ()), *extra.get("clients", ())]:
-        with _part("client %s of the %s server", client.get("id"), server.name):
-            _adopt_client(daemon, server, client)
+    for clients in (entry.get("clients"), extra.get("clients")):
+        _adopt_each(f"{server.name}'s client", clients, "id", partial(_adopt_client, daemon, server))
+    with _part("the number of clients of %s", server.name):
+        server.next_client_id = max(entry.get("next_client_id", 1), *server.sessions, 0)
 
 
 def _adopt_client(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None:
@@ -278,22 +289,30 @@ async def adopt_leftovers(daemon: Daemon) -> None:
     Worker threads may have opened them just before the process was replaced. Closing one unseen could end a
     lock (Invariant 1), and closing it may block.
     """
-    await daemon.slow_calls.run("/", _claim_leftovers, daemon)
+    await daemon.slow_calls.run("/", _claim_leftovers, daemon.table.inodes, ABANDONED)
     await trio.sleep(_ABANDONED_SECONDS)
     await daemon.slow_calls.run("/", daemon.table.inodes.close_abandoned)
 
 
-def _claim_leftovers(daemon: Daemon) -> None:
+def claim_orphans(inodes: Inodes) -> None:
+    """Keep the files that a program before has left open without a state that tells of them; for the start.
+
+    A lock may be on each, so nobody can have it (Invariant 1).
+    """
+    _claim_leftovers(inodes, ORPHANED)
+
+
+def _claim_leftovers(inodes: Inodes, holder: object) -> None:
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         with suppress(OSError):
             if fd < _FIRST_DESCRIPTOR or not os.get_inheritable(fd):
                 continue
-            if not os.readlink(f"/proc/self/fd/{fd}").startswith("/"):
-                continue
-            _inherited(fd)
-            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            # Whoever is at the other end of a socket must not wait for ever. Closing one ends no lock.
+            if target.startswith("socket:") or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
                 os.close(fd)
-                continue
-            with suppress(Exception):
-                daemon.table.inodes.adopt(fd, ABANDONED)
+            elif target.startswith("/"):
+                _inherited(fd)
+                with suppress(Claimed):
+                    inodes.adopt(fd, holder)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from lockd.daemon import pidfile, state_file, systemd
-from lockd.daemon.adoption import adopt, adopt_leftovers, adopt_listeners, adopt_pid_file
+from lockd.daemon.adoption import adopt, adopt_leftovers, adopt_listeners, adopt_pid_file, claim_orphans
 from lockd.daemon.background import go_into_background
 from lockd.daemon.config import Config, read_config
 from lockd.daemon.daemon import Daemon
@@ -119,7 +119,9 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             daemon = Daemon(config, log, options.timeout, pid_file, nursery)
             nursery.start_soon(_handle_signals, signals, daemon, make_hand_over(daemon), nursery)
-            if state is not None:
+            if state is None:
+                claim_orphans(log.inodes)
+            else:
                 adopt(daemon, state)
                 nursery.start_soon(adopt_leftovers, daemon)
             started()

@@ -27,6 +27,9 @@ ABANDONED: Final = "a call that an upgrade cut off"
 """The holder of a descriptor that a worker thread had just opened when the process was replaced. Whoever asks for
 its inode next goes on with it."""
 
+ORPHANED: Final = "a daemon before this one, whose state is lost"
+"""The holder of a descriptor that nobody knows the lock of."""
+
 
 def identity_of(status: os.stat_result) -> Identity:
     """Return what identifies the file of ``status``.

@@ -166,7 +166,7 @@ class Resource:
         if listed and (held.get(claim.identity) or posix.held_lock(claim.fd)) != mode:
             self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
         elif self.slow_mount is None:
-            self.doubt = self._doubt_of_path(claim)
+            self.doubt = self.doubt or self._doubt_of_path(claim)
 
     def _doubt_of_path(self, claim: Claim) -> str | None:
         try:

@@ -11,6 +11,10 @@ from tests.waiting import wait_until
 
 PROGRAMS = {"lockd": LOCKD, "virtlockd": VIRTLOCKD}
 
+PING = frames.encode(
+    keepalive.PROGRAM, keepalive.VERSION, keepalive.Procedure.PING, frames.FrameType.MESSAGE, 0
+)
+
 # Between the program that has saved its state and the one that adopts it; to the kernel, all are one process.
 _BETWEEN = """\
 #!{python}
@@ -70,12 +74,18 @@ def upgrade(daemon: PrivateDaemon) -> None:
 
 def answers(daemon: PrivateDaemon) -> bool:
     """Whether a ping is answered; waits for it."""
-    ping = keepalive.Procedure.PING
     with daemon.connect() as connection:
-        connection.sendall(
-            frames.encode(keepalive.PROGRAM, keepalive.VERSION, ping, frames.FrameType.MESSAGE, 0)
-        )
+        connection.sendall(PING)
         return connection.recv(100) == keepalive.PONG
+
+
+def upgrade_to_new_sockets(daemon: PrivateDaemon) -> None:
+    """Have the daemon replace its program, which loses the listening sockets."""
+    old = daemon.socket.with_name("old-sock")
+    daemon.socket.rename(old)
+    daemon.signal(signal.SIGUSR1)
+    wait_until(daemon.serves, "the next program listens")
+    assert answers(daemon)
 
 
 def said(daemon: PrivateDaemon) -> str:

@@ -1,0 +1,269 @@
+"""Whatever is wrong with what the next program finds: each lock that can be kept is kept, and the others are named.
+
+The program before has gone; there is no way back.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from lockd.client.status import StatusConnection
+from tests.handover.conftest import MakeDisk, MakeGuest
+from tests.handover.program import Program, answers, said, upgrade, upgrade_to_new_sockets
+from tests.kernel_locks import KernelLock, locked_by_this_process, locks_on
+from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
+from tests.trouble.guest import Guest, Refused
+from tests.waiting import wait_until
+
+
+def doubts(daemon: PrivateDaemon) -> dict[str, str]:
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        return {held["path"]: held["doubt"] for held in status.locks() if held["doubt"]}
+
+
+class Guests:
+    """Two guests with a lock each. What is to be spoilt is the first one's; the second one is to keep all."""
+
+    def __init__(self, daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
+        self.daemon = daemon
+        self.spoilt, self.disk = make_guest(), make_disk()
+        self.spared, self.other_disk = make_guest(), make_disk()
+        self.spoilt.acquire(self.disk)
+        self.spared.acquire(self.other_disk)
+
+    def spared_is_served(self) -> None:
+        assert locks_on(self.other_disk) == [KernelLock("WRITE", self.daemon.pid)]
+        self.spared.release(self.other_disk)
+        self.spared.acquire(self.other_disk)
+        assert answers(self.daemon)
+
+
+@pytest.fixture
+def guests(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> Guests:
+    return Guests(daemon, make_guest, make_disk)
+
+
+def test_a_lock_that_the_kernel_does_not_have_any_more(
+    daemon: PrivateDaemon, program: Program, guests: Guests
+) -> None:
+    program.install_lockd_after("os.close(os.dup(resources[0]['fd']))")
+    upgrade(daemon)
+    assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
+    assert f"{guests.disk} was taken over, but the lock was lost, and taken again" in said(daemon)
+    assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
+    guests.spared_is_served()
+    guests.spoilt.release(guests.disk)
+    assert doubts(daemon) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        ("os.close(os.dup(resources[0]['fd']))", "was taken over, but the lock was lost: Lockspace resource"),
+        ("os.close(resources[0]['fd'])", "could not be taken over: Busy: Lockspace resource"),
+    ],
+)
+def test_a_lock_that_another_process_has_got_meanwhile(
+    daemon: PrivateDaemon, program: Program, guests: Guests, tmp_path: Path, code: str, word: str
+) -> None:
+    lost, go_on = tmp_path / "lost", tmp_path / "go-on"
+    program.install_lockd_after(
+        f"{code}; open({str(lost)!r}, 'w')\nwhile not os.path.exists({str(go_on)!r}): pass"
+    )
+    image = daemon.running_image()
+    daemon.signal(signal.SIGUSR1)
+    wait_until(lost.exists, "the lock is lost")
+    with locked_by_this_process(guests.disk):
+        go_on.touch()
+        assert answers(daemon)
+        assert daemon.running_image() != image
+        assert any(word in line and str(guests.disk) in line for line in said(daemon).splitlines())
+        guests.spared_is_served()
+        assert locks_on(guests.disk) == [KernelLock("WRITE", os.getpid())]
+
+
+def test_a_file_that_was_replaced(daemon: PrivateDaemon, guests: Guests) -> None:
+    guests.disk.rename(guests.disk.with_name("moved"))
+    guests.disk.touch()
+    upgrade(daemon)
+    assert doubts(daemon) == {str(guests.disk): "the path names another file than the locked one"}
+    guests.spared_is_served()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.close(resources[0]['fd'])",
+        "fd = os.open('/dev/null', os.O_RDONLY); os.dup2(fd, resources[0]['fd'])",
+        "a, b = os.pipe(); os.dup2(a, resources[0]['fd'])",
+    ],
+)
+def test_a_descriptor_that_is_gone(
+    daemon: PrivateDaemon, program: Program, guests: Guests, code: str
+) -> None:
+    """Its owner goes on writing, so it gets the lock again if nobody has taken it."""
+    program.install_lockd_after(code)
+    upgrade(daemon)
+    assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
+    assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
+    guests.spared_is_served()
+    guests.spoilt.release(guests.disk)
+    assert locks_on(guests.disk) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "del resources[0]['name']",
+        "resources[0]['fd'] = 'x'",
+        "resources[0]['owners'] = None",
+        "resources[0]['lockd'] = {}; resources[0]['flags'] = {}",
+        "resources.insert(0, None)",
+        "del state['lockspaces']",
+        "state['lockspaces'].insert(0, {})",
+        "del extra['owners']",
+        "extra['owners'] = None",
+        "extra['owners'][0]['pidfd'] = 9999",
+        "extra['owners'][0]['uuid'] = 'no uuid'",
+        "extra['owners'].insert(0, 7)",
+        "extra['releasing'] = [{}]",
+        "extra['log'] = {'files': None}",
+        "extra['log'] = {'outputs': 'nonsense', 'filters': 'nonsense'}",
+        "extra['timeout'] = 'soon'",
+        "extra['idle_seconds'] = 'long'",
+        "extra['pid_file'] = 9999",
+        "os.close(extra['pid_file'])",
+        "server['next_client_id'] = None",
+        "server['max_clients'] = 'many'",
+        "del state['daemon']['servers']['admin']",
+        "state['daemon']['servers']['admin'] = None",
+        "server['lockd'] = None",
+        "server['clients'].insert(0, {})",
+        "server['clients'].insert(0, None)",
+        "os.close(server['clients'][0]['sock']['fd'])",
+        "server['clients'][0]['privateData'] = None",
+        "server['clients'][0]['lockd'] = {'input': 'AAAA', 'call': 'AAAA', 'output': 'x', 'missing': None}",
+        "extra.clear(); extra['process'] = kept",
+    ],
+)
+def test_a_part_of_the_state_that_cannot_be_read(
+    daemon: PrivateDaemon, program: Program, guests: Guests, code: str
+) -> None:
+    program.install_lockd_after(f"kept = extra['process']\n{code}")
+    upgrade(daemon)
+    guests.spared_is_served()
+    upgrade(daemon)
+    guests.spared_is_served()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "server['services'] = []",
+        "server['services'][0]['socks'] = []",
+        "os.close(server['services'][0]['socks'][0]['fd'])",
+        "os.dup2(0, server['services'][0]['socks'][0]['fd'])",
+    ],
+)
+def test_a_listening_socket_that_is_lost(
+    daemon: PrivateDaemon, program: Program, guests: Guests, code: str
+) -> None:
+    """The daemon listens anew. Who was about to connect is told so, and does not wait for ever."""
+    program.install_lockd_after(code)
+    upgrade_to_new_sockets(daemon)
+    guests.spared_is_served()
+    program.install("lockd")
+    upgrade(daemon)
+    guests.spared_is_served()
+
+
+@pytest.mark.parametrize(
+    "text", ["max_clients = many\n", "=\n", "log_outputs = nonsense\n", 'log_filters = "x"\n']
+)
+def test_a_configuration_that_is_broken(daemon: PrivateDaemon, guests: Guests, text: str) -> None:
+    (daemon.directory / "virtlockd.conf").write_text(text)
+    upgrade(daemon)
+    guests.spared_is_served()
+    assert "the daemon goes on with the default configuration" in said(daemon)
+
+
+def test_a_configuration_that_is_gone(daemon: PrivateDaemon, guests: Guests) -> None:
+    (daemon.directory / "virtlockd.conf").unlink()
+    upgrade(daemon)
+    guests.spared_is_served()
+
+
+# A state that is somebody else's is never used. All that the next program finds of the one before is in it.
+
+_AT_START = """
+import json, os, socket, sys
+from lockd.wire.addresses import own_addresses
+path = own_addresses().state_file
+path.parent.mkdir(parents=True, exist_ok=True)
+disk = os.open(sys.argv[1], os.O_RDWR)
+listener = socket.socket(socket.AF_UNIX)
+servers = {{name: {{"clients": [], "services": [{{"socks": [{{"fd": 99, "unlinkUNIX": True}}]}}]}} for name in ("admin", "virtlockd")}}
+resource = {{"name": sys.argv[1], "path": sys.argv[1], "fd": disk, "flags": 0, "lockHeld": True, "owners": [1]}}
+state = {{"magic": str(os.getpid()), "daemon": {{"servers": servers}}, "lockspaces": [],
+         "defaultLockspace": {{"resources": [resource]}}}}
+{code}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # Left by a virtlockd of the same pid, at another time.
+        "path.write_text(json.dumps(state))",
+        # Left by a lockd of the same pid, at another time.
+        "path.write_text(json.dumps({**state, 'lockd': {'process': 'other'}}))",
+        "path.write_text(json.dumps({**state, 'lockd': {}}))",
+        "state['magic'] = '1'; path.write_text(json.dumps(state))",
+        "path.write_text('{{')",
+        "path.write_text('[]')",
+        "path.write_text('')",
+        "path.write_bytes(bytes(range(256)))",
+        "path.mkdir()",
+        "os.mkfifo(path)",
+    ],
+)
+def test_a_state_that_another_process_left(tmp_path: Path, disk: Path, code: str) -> None:
+    wrapper = [sys.executable, "-c", _AT_START.format(code=code), str(disk)]
+    with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, Guest(daemon.socket) as guest:
+        assert answers(daemon)
+        assert locks_on(disk) == []
+        guest.acquire(disk)
+
+
+@pytest.fixture
+def disk(make_disk: MakeDisk) -> Path:
+    return make_disk()
+
+
+# The state that the process itself has left, but not as itself: it must not be used either.
+@pytest.mark.parametrize(
+    "code",
+    [
+        "path.write_text(json.dumps(state)); os.rename(path, f'{path}.x'); os.symlink(f'{path}.x', path); os.execv(lockd, sys.argv)",
+        "os.chown(path, 1, 1); os.execv(lockd, sys.argv)",
+    ],
+)
+def test_a_state_that_is_a_link_or_anothers(
+    daemon: PrivateDaemon, program: Program, guests: Guests, code: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a file to another user needs root")
+    program.install_lockd_after(f"lockd = {str(LOCKD)!r}\n{code}")
+    upgrade_to_new_sockets(daemon)
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        assert list(status.locks()) == []
+    # Nobody knows whose it is: until the daemon ends the lock is as it was, and nobody else gets it.
+    with Guest(daemon.socket) as another:
+        for disk in (guests.disk, guests.other_disk):
+            with pytest.raises(Refused, match="is locked by a daemon before this one, whose state is lost"):
+                another.acquire(disk)
+            assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
