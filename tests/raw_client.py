@@ -1,6 +1,5 @@
 """A client that sends what no library would, and says what it was answered."""
 
-import os
 import socket
 from types import TracebackType
 from typing import Self
@@ -19,12 +18,18 @@ SHARED, AUTOCREATE = 1, 2
 
 
 class RawClient:
-    """A connection, registered for a guest unless `owner` is None. Calls return the refusal, or None."""
+    """A connection, registered for a guest unless `owner` is None. It makes its connection where it is given
+    none. Calls return the refusal, or None."""
 
     def __init__(
-        self, daemon: PrivateDaemon, owner: int | None = NOBODY, *, name: str = "vm1", patience: float = 15
+        self,
+        daemon: PrivateDaemon | socket.socket,
+        owner: int | None = NOBODY,
+        *,
+        name: str = "vm1",
+        patience: float = 15,
     ) -> None:
-        self.socket: socket.socket = daemon.connect()
+        self.socket = daemon if isinstance(daemon, socket.socket) else daemon.connect()
         self.socket.settimeout(patience)
         self._serial = 0
         if owner is not None:
@@ -69,9 +74,6 @@ class RawClient:
 
     def register(self, pid: int, name: str = "vm1") -> str | None:
         return self.call(Procedure.REGISTER, lock.encode_register(Owner(UUID(int=7), name, 1, pid)))
-
-    def register_own_process(self, name: str = "vm1") -> str | None:
-        return self.register(os.getpid(), name)
 
     def new(self, lockspace: object) -> str | None:
         return self.call(Procedure.NEW, lock.encode_lockspace(str(lockspace)))

@@ -1,46 +1,21 @@
 """What is left when an owner's process has died. That it dies before its locks go is in ``tests/trouble``."""
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.differences.conftest import Scene
 from tests.kernel_locks import locks_on
+from tests.peer_process import PeerProcess
 from tests.raw_client import NOBODY, SHARED, RawClient
-from tests.waiting import end_process, wait_until
-
-
-@contextmanager
-def process(run: Callable[[], object]) -> Iterator[int]:
-    """The pid of a process that has run something, keeps what that returned, and lives until it is ended."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            kept = run()  # noqa: F841  what is not kept is closed, for which a daemon kills its owner
-            os.write(writer, b"+")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    assert os.read(reader, 1) == b"+"
-    os.close(reader)
-    yield pid
-    os.waitpid(pid, 0)
+from tests.waiting import wait_until
 
 
 def _two_holdings_of_a_dead_guest(scene: Scene, disk: Path) -> None:
-    def hold_twice() -> RawClient:
-        client = RawClient(scene.daemon, os.getpid())
-        assert client.acquire(disk, flags=SHARED) is None
-        assert client.acquire(disk, flags=SHARED) is None
-        return client
-
-    with process(hold_twice) as pid:
-        assert locks_on(disk)
-        end_process(pid, signal.SIGKILL)
+    guest = PeerProcess([scene.daemon.socket])
+    client = RawClient(guest.connections[0], guest.pid)
+    assert client.acquire(disk, flags=SHARED) is None
+    assert client.acquire(disk, flags=SHARED) is None
+    assert locks_on(disk)
+    guest.end()
 
 
 def test_virtlockd_keeps_one_of_two_holdings_of_a_dead_guest(virtlockd: Scene) -> None:
@@ -59,10 +34,10 @@ def test_all_holdings_of_a_dead_guest_end(lockd: Scene) -> None:
 
 
 def _owner_dies_that_another_process_registered(scene: Scene, disk: Path) -> None:
-    with process(lambda: None) as pid:
-        with RawClient(scene.daemon, pid) as client:
-            assert client.acquire(disk) is None
-        end_process(pid, signal.SIGKILL)
+    guest = PeerProcess([scene.daemon.socket])
+    with RawClient(scene.daemon, guest.pid) as client:
+        assert client.acquire(disk) is None
+    guest.end()
 
 
 def test_virtlockd_keeps_for_ever_what_was_taken_in_the_name_of_a_dead_process(virtlockd: Scene) -> None:
@@ -80,14 +55,11 @@ def test_what_was_taken_in_the_name_of_a_process_ends_with_it(lockd: Scene) -> N
 
 
 def _owner_dies_that_had_registered_as_another(scene: Scene, disk: Path) -> None:
-    def hold() -> RawClient:
-        client = RawClient(scene.daemon, os.getpid())
-        assert client.acquire(disk) is None
-        assert client.register(NOBODY) is None
-        return client
-
-    with process(hold) as pid:
-        end_process(pid, signal.SIGKILL)
+    guest = PeerProcess([scene.daemon.socket])
+    client = RawClient(guest.connections[0], guest.pid)
+    assert client.acquire(disk) is None
+    assert client.register(NOBODY) is None
+    guest.end()
 
 
 def test_virtlockd_keeps_for_ever_what_a_dead_process_held_under_its_first_name(virtlockd: Scene) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -96,8 +97,8 @@ class Side:
 class End:
     """A connection to one daemon."""
 
-    def __init__(self, daemon: PrivateDaemon) -> None:
-        self._socket = daemon.connect()
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._received = b""
 
     def send(self, data: bytes) -> None:
@@ -159,7 +160,7 @@ class Pair:
         been served before the second.
         """
         for side in self.sides:
-            end = End(side.daemon)
+            end = End(side.daemon.connect())
             for _ in range(2):
                 end.send(PING)
                 end.receive(1)

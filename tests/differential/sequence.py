@@ -41,7 +41,7 @@ class Sequence:
         self._seed = seed
         self._random = Random(seed)
         self._words = Vocabulary(self._random)
-        self._lines: list[Line | GuestLine] = []
+        self._lines: list[Line] = []
         self._locked_outside: dict[str, list[int]] = {}
         self._history: list[str] = []
         self._steps = 0
@@ -102,12 +102,11 @@ class Sequence:
             self._exchange(line, [self._call(line)])
 
     def _connect(self) -> None:
-        line: Line | GuestLine
         if self._random.random() < 0.02:
-            line = GuestLine(self._pair)
-            self._note(f"a guest connects from pid {line.pid}")
-            self._lines.append(line)
-            self._exchange(line, [self._words.register(line.pid)])
+            guest = GuestLine(self._pair)
+            self._note(f"a guest connects from pid {guest.pid}")
+            self._lines.append(guest)
+            self._exchange(guest, [self._words.register(guest.pid)])
         else:
             line = Line(self._pair)
             self._note("connect")
@@ -115,35 +114,32 @@ class Sequence:
             if self._random.random() < 0.9:
                 self._exchange(line, [self._words.register()])
 
-    def _disconnect(self, line: Line | GuestLine) -> None:
+    def _disconnect(self, line: Line) -> None:
         self._note(f"line {self._number(line)} ends")
         line.close()
         self._lines.remove(line)
-        # So that neither daemon serves the next line's call before it has noticed.
-        self._pair.settle()
 
     def _end_badly(self) -> None:
         """Send what costs a client its connection: not a guest, which both daemons kill for that."""
-        plain = [line for line in self._lines if isinstance(line, Line)]
+        plain = [line for line in self._lines if not line.is_guest]
         if plain:
             line = self._random.choice(plain)
             calls = self._calls(line, self._random.choice((0, 0, 1, 3)))
             self._exchange(line, [*calls, self._words.last_words()], closes=True)
             self._disconnect(line)
 
-    def _call(self, line: Line | GuestLine) -> bytes:
+    def _call(self, line: Line) -> bytes:
         words = self._words
         # What lockd does otherwise on purpose when a guest dies: it ends all its holdings, also those that it had
         # two of on one resource, or had registered for under another name.
-        is_guest = isinstance(line, GuestLine)
         weighted = [
-            (partial(words.acquire, shared=not is_guest), 36),
+            (partial(words.acquire, shared=not line.is_guest), 36),
             (words.release, 30),
             (words.create_resource, 5),
             (words.delete_resource, 5),
             (words.create_lockspace, 6),
             (words.new, 2),
-            (words.register, 0 if is_guest else 4),
+            (words.register, 0 if line.is_guest else 4),
             (words.restrict, 0.7),
             (words.malformed, 4),
             (words.stray, 4),
@@ -153,7 +149,7 @@ class Sequence:
         frame: bytes = self._random.choices(makers, weights)[0]()
         return frame
 
-    def _calls(self, line: Line | GuestLine, number: int) -> list[bytes]:
+    def _calls(self, line: Line, number: int) -> list[bytes]:
         """Return calls to send at once; no more than a socket takes, as nobody reads the answers meanwhile."""
         calls: list[bytes] = []
         while len(calls) < number and sum(map(len, calls)) < _BATCH_BYTES:
@@ -162,7 +158,7 @@ class Sequence:
 
     def _in_two_halves(self) -> None:
         """Send one half of a frame, let another line call, and then send the rest."""
-        plain = [line for line in self._lines if isinstance(line, Line)]
+        plain = [line for line in self._lines if not line.is_guest]
         if len(plain) < 2:
             return
         slow, other = self._random.sample(plain, 2)
@@ -208,9 +204,7 @@ class Sequence:
 
     # Answers
 
-    def _exchange(
-        self, line: Line | GuestLine, frames: list[bytes], *, said: int = 0, closes: bool = False
-    ) -> None:
+    def _exchange(self, line: Line, frames: list[bytes], *, said: int = 0, closes: bool = False) -> None:
         self._note(f"line {self._number(line)}: " + ", ".join(repr(frame[:300]) for frame in frames))
         self.calls += len(frames)
         ours, theirs = line.exchange(b"".join(frames)[said:], frames.count(PING))
@@ -222,7 +216,7 @@ class Sequence:
         for answer in theirs.frames:
             self.outcomes[_outcome(answer)] += 1
 
-    def _number(self, line: Line | GuestLine) -> int:
+    def _number(self, line: Line) -> int:
         return self._lines.index(line)
 
     def _note(self, step: str) -> None:

@@ -1,0 +1,43 @@
+"""A process of its own at the other end of connections, as a guest is: daemons know it by SO_PEERCRED."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_CONNECT = """
+import socket, sys
+control = socket.socket(fileno=int(sys.argv[1]))
+connections = []
+for path in sys.argv[2:]:
+    connections.append(socket.socket(socket.AF_UNIX))
+    connections[-1].connect(path)
+socket.send_fds(control, [b"+"], [connection.fileno() for connection in connections])
+control.recv(1)
+"""
+
+
+class PeerProcess:
+    """A process that has connected to each of the sockets, and lends its connections to the test.
+
+    They end with `end`: not before the process has died.
+    """
+
+    def __init__(self, sockets: Sequence[Path]) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", "-c", _CONNECT, str(theirs.fileno()), *map(str, sockets)],
+                pass_fds=[theirs.fileno()],
+            )
+        self.pid = self._process.pid
+        _, descriptors, _, _ = socket.recv_fds(self._control, 1, len(sockets))
+        self.connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+    def end(self) -> None:
+        """Kill it, and then close its connections."""
+        self._process.kill()
+        self._process.wait()
+        for connection in (self._control, *self.connections):
+            connection.close()
