@@ -30,7 +30,7 @@ subprocess._USE_VFORK = False  # type: ignore[misc]  # Python documents it as a 
 _CHECK_SECONDS: Final = 30
 _MESSAGE_MAX: Final = 300
 
-_VIRTLOCKD_PATIENCE: Final = 10.0
+_VIRTLOCKD_PATIENCE: Final = 5.0
 """Seconds to wait for a moment at which no client is in the middle of a call, which virtlockd could not go on with."""
 
 _VIRTLOCKD_SIZE_MAX: Final = 10 * 1024 * 1024
@@ -128,7 +128,8 @@ class HandOver:
             size_max = _VIRTLOCKD_SIZE_MAX if successor is Successor.VIRTLOCKD else None
             state_file.write(self._file, describe(self._daemon), size_max)
             inherited = descriptors(self._daemon, successor)
-            inherited += _unknown_files(inherited)
+            if successor is Successor.LOCKD:
+                inherited += _unknown_files(inherited)
             for fd in inherited:
                 # A worker thread may have closed it meanwhile.
                 with suppress(OSError):

@@ -66,18 +66,24 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
 def descriptors(daemon: "Daemon", successor: Successor) -> list[int]:
     """Return every descriptor that the next program goes on with.
 
-    What virtlockd cannot go on with is closed: it would stay open, and an admin client wait for ever. Invariant 1:
-    that is nothing that can be locked.
+    What virtlockd does not know is closed: it would stay open, and an admin client wait for ever. Invariant 1: no
+    lock is on it but that on the pid file, which virtlockd takes again at once.
     """
     inherited = [
         *(listener.fileno() for server in daemon.servers for listener in server.listeners),
         *(session.fd for session in daemon.lock_server.sessions.values()),
+    ]
+    if successor is Successor.VIRTLOCKD:
+        # It opens its pid file and its log itself.
+        return inherited + daemon.table.inodes.descriptors(
+            but=[daemon.pid_file, *daemon.log.describe()["files"]]
+        )
+    return [
+        *inherited,
+        *(session.fd for session in daemon.admin_server.sessions.values()),
+        *(process.pidfd for process in daemon.owners if process.pidfd is not None),
         *daemon.table.inodes.descriptors(),
     ]
-    if successor is Successor.LOCKD:
-        inherited += [session.fd for session in daemon.admin_server.sessions.values()]
-        inherited += [process.pidfd for process in daemon.owners if process.pidfd is not None]
-    return inherited
 
 
 def unfinished(daemon: "Daemon") -> str | None:

@@ -12,6 +12,7 @@ it is never held during a system call that can block.
 
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, TypeAlias
@@ -152,10 +153,13 @@ class Inodes:
             raise Claimed(present)
         return claim
 
-    def descriptors(self) -> list[int]:
-        """Return every descriptor that is open on a claimed inode."""
+    def descriptors(self, *, but: Collection[int | None] = ()) -> list[int]:
+        """Return every descriptor that is open on a claimed inode.
+
+        :param but: descriptors of claims that are left out.
+        """
         with self._mutex:
-            claims = list(self._claims.values())
+            claims = [claim for claim in self._claims.values() if claim.fd not in but]
         return [fd for claim in claims for fd in (claim.fd, *(claim.parked or ())) if fd >= 0]
 
     def close_abandoned(self) -> None:

@@ -25,7 +25,7 @@ if "--version" in sys.argv:
 from lockd.wire.addresses import own_addresses
 path = own_addresses().state_file
 state = json.loads(path.read_bytes().decode(errors="surrogateescape"))
-extra = state["lockd"]
+extra = state.get("lockd")
 resources = state["defaultLockspace"]["resources"]
 server = state["daemon"]["servers"]["virtlockd"]
 {code}
