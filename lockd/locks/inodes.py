@@ -89,14 +89,7 @@ class Inodes:
         if self._parked:
             return self.open_pinned(path, flags, holder)
         fd = os.open(path, flags, 0o600)
-        claim = Claim(holder, identity_of(os.fstat(fd)), fd)
-        with self._mutex:
-            present = self._claims.setdefault(claim.identity, claim)
-            if present is not claim:
-                self._park(fd, present)
-        if present is not claim:
-            raise Claimed(present)
-        return claim
+        return self._claim_open(Claim(holder, identity_of(os.fstat(fd)), fd))
 
     def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
         """Do the same without ever opening a claimed inode: pin it first, claim it, then open what is pinned.
@@ -144,14 +137,7 @@ class Inodes:
         :raises Claimed: somebody has the inode; ``fd`` is parked with the claim.
         :raises OSError: ``fd`` is not open.
         """
-        claim = Claim(holder, identity or identity_of(os.fstat(fd)), fd)
-        with self._mutex:
-            present = self._claims.setdefault(claim.identity, claim)
-            if present is not claim:
-                self._park(fd, present)
-        if present is not claim:
-            raise Claimed(present)
-        return claim
+        return self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
 
     def descriptors(self, *, but: Collection[int | None] = ()) -> list[int]:
         """Return every descriptor that is open on a claimed inode.

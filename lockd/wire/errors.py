@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from struct import Struct
 
-from lockd.wire.xdr import DecodeError, Decoder, Encoder
+from lockd.wire.xdr import DecodeError, Decoder, encode_optional_string
 
-_LEVEL_ERROR = 2
+_PAIR = Struct(">2i")
+_LEVEL_WITHOUT_OBJECT = _PAIR.pack(2, 0)
+"""VIR_ERR_ERROR, and no domain object."""
+
+_WITHOUT_NETWORK = Struct(">i").pack(0)
 _STRING_MAX = 4194304
 
 
@@ -52,19 +57,18 @@ class ErrorReply:
 
     def encode(self) -> bytes:
         """Return the payload of the reply."""
-        encoder = Encoder()
-        encoder.int32(self.code)
-        encoder.int32(self.domain)
-        encoder.optional_string(self.message)
-        encoder.int32(_LEVEL_ERROR)
-        encoder.boolean(False)  # no domain object
-        encoder.optional_string(self.str1)
-        encoder.optional_string(self.str2)
-        encoder.optional_string(self.str3)
-        encoder.int32(self.int1)
-        encoder.int32(self.int2)
-        encoder.boolean(False)  # no network object
-        return encoder.payload()
+        return b"".join(
+            (
+                _PAIR.pack(self.code, self.domain),
+                encode_optional_string(self.message),
+                _LEVEL_WITHOUT_OBJECT,
+                encode_optional_string(self.str1),
+                encode_optional_string(self.str2),
+                encode_optional_string(self.str3),
+                _PAIR.pack(self.int1, self.int2),
+                _WITHOUT_NETWORK,
+            )
+        )
 
     @classmethod
     def decode(cls, payload: bytes) -> "ErrorReply":

@@ -9,7 +9,7 @@ from struct import Struct
 from typing import NamedTuple
 from uuid import UUID
 
-from lockd.wire.xdr import DecodeError, Decoder, Encoder, raw
+from lockd.wire.xdr import DecodeError, Decoder, Encoder, encode_string
 
 PROGRAM = 0x0EA7BEEF
 VERSION = 1
@@ -141,19 +141,14 @@ def encode_flags(flags: int = 0) -> bytes:
 
 def encode_lockspace(lockspace: str, flags: int = 0) -> bytes:
     """Return the payload of a NEW call."""
-    return _encode_string(lockspace) + _UINT32.pack(flags)
+    return encode_string(lockspace) + _UINT32.pack(flags)
 
 
 def encode_create_lockspace(lockspace: str) -> bytes:
     """Return the payload of a CREATE_LOCKSPACE call."""
-    return _encode_string(lockspace)
+    return encode_string(lockspace)
 
 
 def encode_resource(lockspace: str, name: str, flags: int = 0) -> bytes:
     """Return the payload of a call on a resource."""
-    return _encode_string(lockspace) + _encode_string(name) + _UINT32.pack(flags)
-
-
-def _encode_string(string: str) -> bytes:
-    data = raw(string)
-    return _UINT32.pack(len(data)) + data + bytes(-len(data) & 3)
+    return encode_string(lockspace) + encode_string(name) + _UINT32.pack(flags)
