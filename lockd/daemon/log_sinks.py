@@ -66,12 +66,23 @@ class StandardError:
     def __init__(self) -> None:
         self._poll = select.poll()
         self._poll.register(_STDERR, select.POLLOUT)
+        self._torn = False
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write a line, if there is room: it may be a pipe that nobody reads."""
+        """Write a line, as far as there is room: it may be a pipe that nobody reads.
+
+        A pipe that can be written to has room for PIPE_BUF bytes, and a larger write may wait (pipe(7)).
+        """
+        line = line_of(record)
+        if self._torn:
+            line = b"\n" + line
         with suppress(OSError):
-            if self._poll.poll(0):
-                os.write(_STDERR, line_of(record))
+            for start in range(0, len(line), select.PIPE_BUF):
+                if not self._poll.poll(0):
+                    self._torn = self._torn or start > 0
+                    return
+                os.write(_STDERR, line[start : start + select.PIPE_BUF])
+            self._torn = False
 
 
 class LogFile:
