@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from tests.differences.conftest import Scene
 from tests.raw_client import AUTOCREATE
 
@@ -23,17 +25,20 @@ def test_a_deleted_directory_is_made_again(lockd: Scene) -> None:
     assert lockd.client.acquire("disk", leases, AUTOCREATE) is None
 
 
-def test_virtlockd_says_that_it_made_a_lockspace_of_a_file(virtlockd: Scene) -> None:
-    file = virtlockd.disk()
-    assert virtlockd.client.new(file) is None
-    refusal = f"internal error: Lockspace for path {file} does not exist"
-    assert virtlockd.client.acquire("disk", file, AUTOCREATE) == refusal
+@pytest.mark.parametrize("below", ["", "/leases"])
+def test_virtlockd_says_that_it_made_a_lockspace_where_it_could_not(virtlockd: Scene, below: str) -> None:
+    path = f"{virtlockd.disk()}{below}"
+    assert virtlockd.client.new(path) is None
+    refusal = f"internal error: Lockspace for path {path} does not exist"
+    assert virtlockd.client.acquire("disk", path, AUTOCREATE) == refusal
 
 
-def test_a_file_is_no_lockspace(lockd: Scene) -> None:
+def test_a_lockspace_that_cannot_be_made_is_refused(lockd: Scene) -> None:
     file = lockd.disk()
     refusal = f"internal error: Lockspace location {file} exists, but is not a directory"
     assert lockd.client.new(file) == refusal
+    assert lockd.client.new(f"{file}/leases") == f"Unable to create lockspace {file}/leases: Not a directory"
+    # As both do for CREATE_LOCKSPACE, which is what libvirt calls.
     assert lockd.client.create_lockspace(file) == refusal
 
 

@@ -1,40 +1,115 @@
-"""Somebody has a lease on the file (F_SETLEASE in fcntl(2)), as file servers do: opening waits until it is given up."""
+"""Who waits for what others do: in virtlockd everybody, as it has one thread; in lockd who asked for it."""
 
 import fcntl
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from lockd.wire import lock
 from lockd.wire.lock import Procedure
+from tests.differences.conftest import Scene
+from tests.differential import pair
 from tests.kernel_locks import KernelLock, locks_on
-from tests.private_daemon import private_daemon
+from tests.private_daemon import LOCKD, VIRTLOCKD, private_daemon
 from tests.raw_client import RawClient
 from tests.waiting import wait_until
 
+SOON = 0.5
 
-def test_only_who_asks_for_the_file_waits_for_its_lease(tmp_path: Path) -> None:
-    leased, other = tmp_path / "leased", tmp_path / "other"
-    for disk in (leased, other):
-        disk.write_bytes(b"")
-    asked_back: list[int] = []
-    before = signal.signal(signal.SIGIO, lambda number, _frame: asked_back.append(number))
-    lease = os.open(leased, os.O_RDWR)
+
+class Lease:
+    """This process's lease on a file, as file servers have (F_SETLEASE in fcntl(2)): opening waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked_back = False
+        self._fd = os.open(path, os.O_RDWR)
+        self._before = signal.signal(signal.SIGIO, self._on_request)
+        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def _on_request(self, _number: int, _frame: object) -> None:
+        self.asked_back = True
+
+    def give_up(self) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        signal.signal(signal.SIGIO, self._before)
+
+
+@contextmanager
+def waiting_for_a_lease(scene: Scene) -> Iterator[tuple[RawClient, Lease]]:
+    """A client that has asked for a file on which there is a lease."""
+    lease = Lease(scene.disk("leased"))
+    try:
+        with RawClient(scene.daemon) as client:
+            arguments = lock.encode_resource("", str(lease.path))
+            client.socket.sendall(client.frame(Procedure.ACQUIRE_RESOURCE, arguments))
+            wait_until(lambda: lease.asked_back, "the kernel asks for the lease")
+            yield client, lease
+    finally:
+        lease.close()
+
+
+def test_virtlockd_lets_everybody_wait_for_a_lease(virtlockd: Scene) -> None:
+    other = virtlockd.disk("other")
+    with waiting_for_a_lease(virtlockd) as (client, lease):
+        virtlockd.client.socket.settimeout(SOON)
+        with pytest.raises(TimeoutError):
+            virtlockd.client.acquire(other)
+        lease.give_up()
+        assert client.reply() is None
+
+
+def test_only_who_asks_for_the_file_waits_for_its_lease(lockd: Scene) -> None:
+    other = lockd.disk("other")
+    with waiting_for_a_lease(lockd) as (client, lease):
+        assert lockd.client.acquire(other) is None
+        busy = f"Lockspace resource '{lease.path}' is locked being acquired by domain"
+        assert busy in (lockd.client.acquire(lease.path) or "")
+        lease.give_up()
+        assert client.reply() is None
+        assert locks_on(lease.path) == [KernelLock("WRITE", lockd.daemon.pid)]
+
+
+@contextmanager
+def standard_error_that_nobody_reads(directory: Path, program: Path) -> Iterator[RawClient]:
+    """A client of a daemon that is configured to log there, and has as much to say as a pipe takes."""
+    pipe = directory / "standard error"
+    os.mkfifo(pipe)
+    configuration = directory / "virtlockd.conf"
+    configuration.write_text('log_outputs = "3:stderr"\n')
+    # Its own --config, the later one, is left out.
+    wrapper = ("sh", "-c", f'exec "$1" --config "{configuration}" 2>"{pipe}"', "sh")
+    reader = os.open(pipe, os.O_RDWR)
     try:
         with (
-            private_daemon(tmp_path / "daemon") as daemon,
-            RawClient(daemon) as waiting,
-            RawClient(daemon) as client,
+            private_daemon(directory / "daemon", program, wrapper=wrapper) as daemon,
+            RawClient(daemon, patience=SOON) as client,
         ):
-            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            arguments = lock.encode_resource("", str(leased))
-            waiting.socket.sendall(waiting.frame(Procedure.ACQUIRE_RESOURCE, arguments))
-            wait_until(lambda: bool(asked_back), "the kernel asks for the lease")
-            assert client.acquire(other) is None
-            assert "is locked being acquired by domain" in (client.acquire(leased) or "")
-            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-            assert waiting.reply() is None
-            assert locks_on(leased) == [KernelLock("WRITE", daemon.pid)]
+            yield client
     finally:
-        os.close(lease)
-        signal.signal(signal.SIGIO, before)
+        os.close(reader)
+
+
+def _complain(client: RawClient) -> None:
+    for _ in range(4):
+        client.acquire(f"/{'x' * 60_000}")
+
+
+def test_virtlockd_waits_until_somebody_reads_its_standard_error(tmp_path: Path) -> None:
+    if reason := pair.missing():
+        pytest.skip(reason)
+    with standard_error_that_nobody_reads(tmp_path, VIRTLOCKD) as client, pytest.raises(TimeoutError):
+        _complain(client)
+
+
+def test_nobody_waits_for_a_standard_error_that_nobody_reads(tmp_path: Path) -> None:
+    with standard_error_that_nobody_reads(tmp_path, LOCKD) as client:
+        client.socket.settimeout(15)
+        _complain(client)
