@@ -171,6 +171,14 @@ class Inodes:
         finally:
             self._forget(claim)
 
+    def _claim_open(self, claim: Claim) -> Claim:
+        with self._mutex:
+            present = self._claims.setdefault(claim.identity, claim)
+            if present is claim:
+                return claim
+            self._park(claim.fd, present)
+        raise Claimed(present)
+
     def _claim(self, holder: Any, identity: Identity) -> Claim:
         claim = Claim(holder, identity, _NOT_OPEN)
         with self._mutex:
