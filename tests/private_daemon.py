@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lockd.wire import keepalive
+from lockd.wire.frames import FrameType, encode
 from tests.waiting import wait_until
 
 LOCKD = Path(sys.prefix, "bin", "virtlockd")
@@ -23,6 +25,9 @@ def in_private_run(directory: Path, command: list[str]) -> tuple[list[str], dict
     if os.geteuid() == 0:
         return [*_IN_PRIVATE_RUN, str(directory), *command], dict(os.environ)
     return command, {**os.environ, "XDG_RUNTIME_DIR": str(directory)}
+
+
+_PING = encode(keepalive.PROGRAM, keepalive.VERSION, keepalive.Procedure.PING, FrameType.MESSAGE, serial=0)
 
 
 class PrivateDaemon:
@@ -56,10 +61,17 @@ class PrivateDaemon:
             )
 
     def serves(self) -> bool:
-        """Whether somebody listens; raises AssertionError when the daemon has ended instead."""
+        """Whether it answers; raises AssertionError when the daemon has ended instead.
+
+        One that only listens may not take signals yet.
+        """
         assert self.process.poll() is None, self.output()
         with socket.socket(socket.AF_UNIX) as connection:
-            return connection.connect_ex(str(self.socket)) == 0
+            connection.settimeout(15)
+            if connection.connect_ex(str(self.socket)) != 0:
+                return False
+            connection.sendall(_PING)
+            return connection.recv(1) != b""
 
     def output(self) -> str:
         """What it has written to its standard output and error."""
