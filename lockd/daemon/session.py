@@ -188,8 +188,9 @@ class Session:
             self.close()
             return
         self._output = self._output[sent:]
-        if self._stuck is not (self._output != b""):
-            self._stuck = not self._stuck
+        stuck = self._output != b""
+        if stuck is not self._stuck:
+            self._stuck = stuck
             self._watch_what_matters()
             self._reactor.again(self._serve_on)
 

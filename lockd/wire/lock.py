@@ -6,6 +6,7 @@ Its calls are a daemon's whole load, so they are decoded with ``struct``; a test
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
+from struct import error as StructError  # noqa: N812
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,6 +19,7 @@ ARGUMENTS_MAX = 2 * (4 + STRING_MAX) + 4
 """Bytes of the largest arguments: those of the procedures that take a path, a name and flags."""
 
 _UINT32 = Struct(">I")
+_unpack_uint32 = _UINT32.unpack_from
 _UUID_BYTES = 16
 
 
@@ -102,25 +104,17 @@ def decode_resource(payload: bytes) -> tuple[str, str, int]:
 
     :raises DecodeError: the payload holds no such arguments.
     """
-    size = len(payload)
-    if size < 12:
-        raise DecodeError("the payload ends early")
-    (length,) = _UINT32.unpack_from(payload, 0)
-    path_end = 4 + length
-    name_start = path_end + (-length & 3) + 4
-    if length > STRING_MAX or name_start > size:
-        raise DecodeError("the lockspace does not fit")
-    (length,) = _UINT32.unpack_from(payload, name_start - 4)
-    name_end = name_start + length
-    flags_start = name_end + (-length & 3)
-    if length > STRING_MAX or flags_start + 4 > size:
-        raise DecodeError("the name does not fit")
-    (flags,) = _UINT32.unpack_from(payload, flags_start)
-    return (
-        payload[4:path_end].decode("utf-8", "surrogateescape"),
-        payload[name_start:name_end].decode("utf-8", "surrogateescape"),
-        flags,
-    )
+    try:
+        lockspace_end = 4 + _unpack_uint32(payload)[0]
+        name_start = (lockspace_end + 3 & -4) + 4  # behind the padding, and the name's own length
+        name_end = name_start + _unpack_uint32(payload, name_start - 4)[0]
+        flags = _unpack_uint32(payload, name_end + 3 & -4)[0]
+    except StructError as error:
+        raise DecodeError("the payload ends early") from error
+    if lockspace_end > 4 + STRING_MAX or name_end > name_start + STRING_MAX:
+        raise DecodeError(f"a string of more than {STRING_MAX} bytes")
+    lockspace = payload[4:lockspace_end].decode("utf-8", "surrogateescape")
+    return lockspace, payload[name_start:name_end].decode("utf-8", "surrogateescape"), flags
 
 
 def encode_register(owner: Owner, flags: int = 0) -> bytes:
