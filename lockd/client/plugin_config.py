@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lockd.client.errors import ClientError
-from lockd.wire import conf
-from lockd.wire.addresses import own_addresses
+from lockd.client.settings import path_of, read_settings
 
 FILE_NAME = "qemu-lockd.conf"
-
-
-class ConfigError(ClientError):
-    """The file cannot be read, or something is wrong in it; says the line."""
 
 
 class PluginConfig(NamedTuple):
@@ -39,22 +33,14 @@ def read_plugin_config(path: Path | None = None) -> PluginConfig:
 
     :raises ConfigError: it cannot be read, or something is wrong in it.
     """
-    path = path or own_addresses().config_directory / FILE_NAME
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
+    settings = read_settings(path or path_of(FILE_NAME))
+    if settings is None:
         return PluginConfig()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        settings = conf.parse(text)
-        auto_disk_leases = settings.boolean("auto_disk_leases", default=True)
-        return PluginConfig(
-            auto_disk_leases=auto_disk_leases,
-            require_lease_for_disks=settings.boolean("require_lease_for_disks", default=not auto_disk_leases),
-            file_lockspace_dir=settings.text("file_lockspace_dir"),
-            lvm_lockspace_dir=settings.text("lvm_lockspace_dir"),
-            scsi_lockspace_dir=settings.text("scsi_lockspace_dir"),
-        )
-    except conf.ConfError as error:
-        raise ConfigError(f"{path}:{error.line}: {error}") from None
+    auto_disk_leases = settings.boolean("auto_disk_leases", default=True)
+    return PluginConfig(
+        auto_disk_leases=auto_disk_leases,
+        require_lease_for_disks=settings.boolean("require_lease_for_disks", default=not auto_disk_leases),
+        file_lockspace_dir=settings.text("file_lockspace_dir"),
+        lvm_lockspace_dir=settings.text("lvm_lockspace_dir"),
+        scsi_lockspace_dir=settings.text("scsi_lockspace_dir"),
+    )

@@ -20,6 +20,7 @@ from lockd.ctl import terminal
 from lockd.ctl.disks import LEASE_NAME, LVM_UUID
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_exclusive, lock_holder
+from lockd.ctl.mounts import Reach, mount_of
 
 _PROGRESS_SECONDS: Final = 0.2
 
@@ -62,6 +63,11 @@ def run(options: argparse.Namespace) -> Exit:
         names = sorted(entry.name for entry in os.scandir(directory))
     except OSError as error:
         raise Failure(f"{directory}: {error.strerror}", _status_of(error)) from None
+    mount = mount_of(directory)
+    if mount.reach is Reach.BROKEN:
+        raise Failure(
+            f"{directory}: {mount.point} is mounted with {mount.hindrance}: what other hosts hold cannot be seen"
+        )
     any_name = read_plugin_config().scsi_lockspace_dir == directory
     counts = dict.fromkeys(Outcome, 0)
     progress = _Progress(len(names))

@@ -134,7 +134,11 @@ class _Kernel:
     def __init__(self, pid: int, pid_file: int | None) -> None:
         self._pid = pid
         self._locks = {lock for lock in posix_locks() if lock.pid == pid and lock.is_on_first_byte}
-        self._told = set(descriptor_locks(pid, pid_file)) if pid_file is not None else set()
+        self._told = (
+            set(descriptor_locks(pid, pid_file) if pid_file is not None else ())
+            if pid_file is not None
+            else set()
+        )
 
     def verdict(self, lock: dict[str, Any]) -> str | None:
         """Return what the kernel says of a lock that the daemon tells of."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-COMMANDS: Final = ("status", "who", "resource", "run", "acquire", "release", "clean")
+COMMANDS: Final = ("status", "who", "resource", "run", "acquire", "release", "clean", "check", "metrics")
 """Each command is a module of this package, with ``add_parser`` and ``run``."""
 
 _SEPARATOR: Final = "--"

@@ -116,6 +116,8 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     _adopt_each("release of", extra.get("releasing"), "path", partial(_finish_release, daemon))
     with _part("the idle time"):
         daemon.was_idle(extra.get("idle_seconds", 0.0))
+    with _part("the counters"):
+        daemon.counters.adopt(_dictionary(extra, "counters"))
     with _part("the log"):
         # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
         daemon.log.adopt(_dictionary(extra, "log"))

@@ -10,6 +10,7 @@ import trio
 from lockd.daemon import systemd
 from lockd.daemon.admin_program import AdminProgram
 from lockd.daemon.config import Config
+from lockd.daemon.counters import Counters
 from lockd.daemon.lock_program import LockProgram
 from lockd.daemon.locker import Locker
 from lockd.daemon.log import Log
@@ -55,6 +56,7 @@ class Daemon:
         self._idle_from = trio.current_time()
         self._next_client_ids: list[int] = []
         self._told_status = ""
+        self.counters = Counters()
         self.reactor = Reactor()
         self.table = LockTable(log.inodes)
         # A client that locks the pid file must not end the daemon's own lock on it.
@@ -65,20 +67,20 @@ class Daemon:
         self.locker = Locker(
             self.table, self.mounts, self.slow_calls, tasks, lambda pid: self.owners.get(pid)
         )
-        self.owners = Owners(self.reactor, tasks, self.locker.release_all, self._holds_any)
+        self.owners = Owners(self.reactor, tasks, self.counters, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
             "virtlockd",
             self.reactor,
             {
                 (lock.PROGRAM, lock.VERSION): LockProgram(
-                    self.table, self.locker, self.owners, self.mounts, tasks
+                    self.table, self.locker, self.owners, self.mounts, tasks, self.counters
                 )
             },
             Limits(config.max_clients, config.max_clients),
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,
         )
-        status_program = StatusProgram(self.table, self.locker, self.owners, self.lock_server, pid_file)
+        status_program = StatusProgram(self)
         self.admin_server = Server(
             "admin",
             self.reactor,

@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
+from time import perf_counter_ns
 
 from lockd.daemon import events
+from lockd.daemon.counters import Counters
 from lockd.daemon.explain import busy_message
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
@@ -60,13 +63,20 @@ class LockProgram:
     """Answers the calls of the lock program."""
 
     def __init__(
-        self, table: LockTable, locker: Locker, owners: Owners, mounts: MountTable, tasks: Tasks
+        self,
+        table: LockTable,
+        locker: Locker,
+        owners: Owners,
+        mounts: MountTable,
+        tasks: Tasks,
+        counters: Counters,
     ) -> None:
         self._table = table
         self._locker = locker
         self._owners = owners
         self._mounts = mounts
         self._tasks = tasks
+        self._counters = counters
         self._procedures: dict[int, Callable[[Session, bytes], Continuation | None]] = {
             Procedure.REGISTER: self._register,
             Procedure.RESTRICT: self._restrict,
@@ -110,6 +120,10 @@ class LockProgram:
                 reply = lock_error_reply(error, message)
                 if call.procedure != Procedure.ACQUIRE_RESOURCE or session.owner is None:
                     return refuse(session, call, reply)
+                if isinstance(error, Busy):
+                    self._counters.busy += 1
+                else:
+                    self._counters.failed += 1
                 lockspace, name, _ = lock.decode_resource(call.payload)
                 events.refused(lockspace, name, message, session.owner)
                 return error_reply(call, reply)
@@ -169,7 +183,20 @@ class LockProgram:
         if flags & ~_ACQUIRE_FLAGS:
             raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
         shared, autocreate = flags & _SHARED != 0, flags & _AUTOCREATE != 0
-        return self._locker.acquire(session, lockspace, name, _owner_pid(session), shared, autocreate)
+        began = perf_counter_ns()
+        rest = self._locker.acquire(session, lockspace, name, _owner_pid(session), shared, autocreate)
+        if rest is not None:
+            return partial(self._counted, rest, began)
+        self._count(perf_counter_ns() - began)
+        return None
+
+    async def _counted(self, rest: Continuation, began: int) -> None:
+        await rest()
+        self._count(perf_counter_ns() - began)
+
+    def _count(self, taken: int) -> None:
+        self._counters.latencies[taken.bit_length()] += 1
+        self._counters.latency_sum += taken
 
     def _release_resource(self, session: Session, payload: bytes) -> Continuation | None:
         lockspace, name, flags = lock.decode_resource(payload)

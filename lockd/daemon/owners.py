@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from lockd.daemon import events
+from lockd.daemon.counters import Counters
 from lockd.daemon.owner_process import OwnerProcess, open_peer_pidfd, open_pidfd
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
@@ -43,11 +44,13 @@ class Owners:
         self,
         reactor: Reactor,
         tasks: Tasks,
+        counters: Counters,
         release: Callable[[int], None],
         holds_any: Callable[[int], bool],
     ) -> None:
         self._reactor = reactor
         self._tasks = tasks
+        self._counters = counters
         self._release = release
         self._holds_any = holds_any
         self._processes: dict[int, OwnerProcess] = {}
@@ -105,6 +108,7 @@ class Owners:
         with trio.move_on_after(_LEAVING_SECONDS):
             await process.wait_ended()
             return
+        self._counters.fenced += 1
         events.fenced(process)
         for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _REMINDER_SECONDS)):
             process.send_signal(signal_number)

@@ -57,6 +57,7 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
             "idle_seconds": daemon.idle_seconds,
             "pid_file": daemon.pid_file,
             "log": daemon.log.describe(),
+            "counters": daemon.counters.describe(),
             "releasing": releasing,
             "owners": [_owner(process) for process in daemon.owners],
         },

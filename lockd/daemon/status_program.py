@@ -3,22 +3,22 @@
 import os
 from heapq import nsmallest
 from time import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lockd import __version__
 from lockd.daemon import events
 from lockd.daemon.explain import owner_words
-from lockd.daemon.locker import Locker
 from lockd.daemon.owner_process import was_running
-from lockd.daemon.owners import Owners
-from lockd.daemon.server import Server, error_reply
+from lockd.daemon.server import error_reply
 from lockd.daemon.session import Session
 from lockd.locks.errors import UnknownLockspace
 from lockd.locks.resource import Resource, State
-from lockd.locks.table import LockTable
 from lockd.wire.errors import ErrorReply, invalid_argument, operation_invalid, resource_busy, rpc_error
 from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.status import Procedure, decode_document, encode_document
+
+if TYPE_CHECKING:
+    from lockd.daemon.daemon import Daemon
 
 _PAGE_LOCKS: Final = 500
 """Locks told in one reply: about 2 ms of the reactor's time."""
@@ -35,14 +35,10 @@ class Refused(Exception):
 class StatusProgram:
     """Answers the calls of the status program; on the admin socket, so to the daemon's own user only."""
 
-    def __init__(
-        self, table: LockTable, locker: Locker, owners: Owners, lock_server: Server, pid_file: int | None
-    ) -> None:
-        self._table = table
-        self._locker = locker
-        self._owners = owners
-        self._lock_server = lock_server
-        self._pid_file = pid_file
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+        self._table = daemon.table
+        self._owners = daemon.owners
         self._started = time()
 
     def answer(self, _session: Session, call: Frame) -> bytes | None:
@@ -53,7 +49,7 @@ class StatusProgram:
                 case Procedure.LOCKS:
                     document = self._locks(question)
                 case Procedure.DAEMON:
-                    document = self._daemon()
+                    document = self._about()
                 case Procedure.RELEASE:
                     document = self._release(question)
                 case Procedure.FIND:
@@ -66,15 +62,17 @@ class StatusProgram:
             return error_reply(call, refusal.reply)
         return encode_reply(call, encode_document(document))
 
-    def _daemon(self) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "pid_file": self._pid_file,
+            "pid_file": self._daemon.pid_file,
             "started": self._started,
-            "clients": len(self._lock_server.sessions),
+            "clients": len(self._daemon.lock_server.sessions),
+            "max_clients": self._daemon.lock_server.limits.max_clients,
             "locks": len(self._table),
             "lockspaces": self._table.lockspaces,
+            "counters": self._daemon.counters.describe(),
         }
 
     def _locks(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +111,7 @@ class StatusProgram:
 
     def _connections(self) -> dict[int, int]:
         """Return the number of each owner's own connection: while it lasts, the owner keeps its locks."""
-        sessions = self._lock_server.sessions.values()
+        sessions = self._daemon.lock_server.sessions.values()
         return {
             session.peer_pid: session.id
             for session in sessions
@@ -168,7 +166,7 @@ class StatusProgram:
             self._check_gone(resource, pid)
         for pid in owners:
             events.released_by_force(resource, pid, self._owners.get(pid))
-            self._locker.release_by_force(resource, pid)
+            self._daemon.locker.release_by_force(resource, pid)
         return {"released": owners}
 
     def _check_gone(self, resource: Resource, pid: int) -> None:

@@ -1,0 +1,56 @@
+"""``lockctl check``: whether this host is set up right."""
+
+import argparse
+import sys
+from typing import Any, Final
+
+from lockd.ctl import terminal
+from lockd.ctl.exits import Exit
+from lockd.ctl.findings import FAIL, HASH_SUBJECT, Finding, findings
+
+_EXAMPLE: Final = """\
+example:
+  lockctl check
+  for host in alpha beta; do ssh $host lockctl check --json; done | jq -r .configuration_hash | uniq
+
+It ends with 0 where nothing FAILs, and with 1 otherwise.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's options."""
+    parser = commands.add_parser(
+        "check",
+        help="check this host's set-up",
+        description="Check this host's set-up: the daemon, its limits, the configuration that all hosts have to "
+        "share, and for each lockspace whether its locks work and reach other hosts.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Check everything, and print what was found."""
+    failed = False
+    found = []
+    for finding in findings():
+        failed = failed or finding.result == FAIL
+        found.append(finding)
+        if not options.json:
+            print(_line(finding), flush=True)
+    if options.json:
+        # Imported late: the text does without.
+        import json
+
+        shared = next((finding.detail for finding in found if finding.subject == HASH_SUBJECT), None)
+        facts = {"configuration_hash": shared, "findings": [finding._asdict() for finding in found]}
+        print(json.dumps(facts, indent=3))
+    return Exit.NO if failed else Exit.DONE
+
+
+def _line(finding: Finding) -> str:
+    line = terminal.printable(f"{finding.result} {finding.subject}: {finding.detail}")
+    return terminal.alarming(line) if finding.result == FAIL and terminal.has_colour(sys.stdout) else line

@@ -1,0 +1,259 @@
+"""What may be wrong with a host's set-up, and why that matters."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from lockd.client.errors import ClientError, UnknownProgram
+from lockd.client.naming import lease_name
+from lockd.client.plugin_config import FILE_NAME, PluginConfig, read_plugin_config
+from lockd.client.settings import ConfigError, path_of, read_settings
+from lockd.client.status import StatusConnection
+from lockd.ctl.exits import Failure
+from lockd.ctl.file_locks import lock_holder
+from lockd.ctl.holdings import AGREES, overview
+from lockd.ctl.mounts import Mount, Reach, mount_of, mounts
+
+PASS: Final = "PASS"
+WARN: Final = "WARN"
+FAIL: Final = "FAIL"
+
+HASH_SUBJECT: Final = "its hash, to be the same on all hosts"
+
+_DESCRIPTORS_PER_GUEST: Final = 2
+"""Its connection and its pidfd; each lock takes one more."""
+
+_LOCKS_PER_GUEST: Final = 4
+"""Disks that a guest has, if it has many."""
+
+_NEARLY: Final = 0.8
+
+_HOLD: Final = """\
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+class Finding(NamedTuple):
+    """The outcome of one check.
+
+    :ivar subject: what was checked.
+    :ivar detail: what was found, and what to do.
+    """
+
+    subject: str
+    result: str
+    detail: str
+
+
+def findings() -> Iterator[Finding]:
+    """Check everything."""
+    yield from _daemon()
+    config = None
+    try:
+        config = read_plugin_config()
+    except ClientError as error:
+        yield Finding("configuration of the locks", FAIL, str(error))
+    if config is not None:
+        yield from _plugin(config)
+    yield from _daemon_configuration()
+    yield from _hypervisor()
+    if config is not None:
+        for directory in config.lockspaces:
+            yield from _lockspace(directory)
+    yield from _shared_file_systems()
+
+
+# The daemon
+
+
+def _daemon() -> Iterator[Finding]:
+    subject = "lock daemon"
+    try:
+        with StatusConnection.connect() as connection:
+            daemon = connection.daemon()
+    except UnknownProgram:
+        yield Finding(subject, WARN, "runs, but is not lockd, and cannot be asked for more")
+        return
+    except ClientError as error:
+        yield Finding(subject, FAIL, str(error))
+        return
+    yield Finding(subject, PASS, f"lockd {daemon['version']} (pid {daemon['pid']})")
+    yield from _limits(daemon)
+    yield _kernel()
+
+
+def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
+    clients, most = daemon["clients"], daemon["max_clients"]
+    subject = "clients of the daemon"
+    if clients >= most:
+        yield Finding(
+            subject, FAIL, f"all {most} are connected, no further guest can start: raise max_clients"
+        )
+    elif clients >= _NEARLY * most:
+        yield Finding(subject, WARN, f"{clients} of {most} are connected: raise max_clients soon")
+    else:
+        yield Finding(subject, PASS, f"{clients} of {most}")
+    subject = "descriptors of the daemon"
+    limit = _descriptor_limit(daemon["pid"])
+    needed = most * (_DESCRIPTORS_PER_GUEST + _LOCKS_PER_GUEST)
+    if limit is None:
+        yield Finding(subject, WARN, f"/proc/{daemon['pid']}/limits cannot be read")
+    elif limit < needed:
+        yield Finding(
+            subject, WARN, f"{limit}, where {most} guests may need {needed}: raise LimitNOFILE of its unit"
+        )
+    else:
+        yield Finding(subject, PASS, str(limit))
+
+
+def _descriptor_limit(pid: int) -> int | None:
+    try:
+        lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    (line,) = (line for line in lines if line.startswith("Max open files"))
+    soft = line.split()[3]
+    return sys.maxsize if soft == "unlimited" else int(soft)
+
+
+def _kernel() -> Finding:
+    subject = "locks of the kernel"
+    try:
+        holdings = overview().holdings
+    except (ClientError, Failure) as error:
+        return Finding(subject, FAIL, str(error))
+    wrong = [holding.path for holding in holdings if holding.kernel not in {AGREES, None}]
+    if wrong:
+        return Finding(subject, FAIL, f"differ from the daemon's on {', '.join(wrong)}: see lockctl status")
+    return Finding(subject, PASS, f"agree on all {len(holdings)}")
+
+
+# Configuration
+
+
+def _plugin(config: PluginConfig) -> Iterator[Finding]:
+    subject = "configuration of the locks"
+    if not config.auto_disk_leases:
+        yield Finding(
+            subject, WARN, "auto_disk_leases is 0: disks are not locked, only leases in guests' XML"
+        )
+    elif config.require_lease_for_disks:
+        yield Finding(subject, WARN, "require_lease_for_disks is 1: a guest without a lease does not start")
+    else:
+        where = ", ".join(config.lockspaces) or "the disks themselves are locked"
+        yield Finding(subject, PASS, where)
+    yield Finding(HASH_SUBJECT, PASS, configuration_hash(config))
+
+
+def configuration_hash(config: PluginConfig) -> str:
+    """Return what differs between two hosts whose guests do not exclude each other."""
+    return lease_name(repr(sorted(config._asdict().items())))[:16]
+
+
+def _daemon_configuration() -> Iterator[Finding]:
+    subject = "configuration of the daemon"
+    path = path_of("virtlockd.conf")
+    try:
+        settings = read_settings(path)
+        if settings is None:
+            yield Finding(subject, PASS, f"{path} is not there: the defaults count")
+            return
+        for key in ("log_level", "max_clients", "admin_max_clients"):
+            settings.number(key, 1)
+        yield Finding(subject, PASS, str(path))
+    except ConfigError as error:
+        yield Finding(subject, FAIL, str(error))
+
+
+def _hypervisor() -> Iterator[Finding]:
+    subject = "lock manager of QEMU's driver"
+    path = path_of("qemu.conf")
+    try:
+        settings = read_settings(path)
+        manager = None if settings is None else settings.text("lock_manager")
+    except ConfigError as error:
+        yield Finding(subject, FAIL, str(error))
+        return
+    if settings is None:
+        yield Finding(subject, WARN, f"{path} is not there: libvirt takes no locks for QEMU's guests")
+    elif manager == "lockd":
+        yield Finding(subject, PASS, f"lockd, which reads {FILE_NAME}")
+    else:
+        yield Finding(
+            subject, WARN, f'{manager or "none"}: libvirt asks no lock daemon; set lock_manager = "lockd"'
+        )
+
+
+# File systems
+
+
+def _lockspace(directory: str) -> Iterator[Finding]:
+    subject = f"lockspace {directory}"
+    if not os.path.isdir(directory):
+        there = os.path.lexists(directory)
+        yield Finding(
+            subject,
+            FAIL if there else WARN,
+            "is no directory" if there else "is not there; the daemon makes it with the first guest",
+        )
+    else:
+        yield _works(directory, subject)
+    yield _reaches(mount_of(directory), f"reach of {directory}", is_lockspace=True)
+
+
+def _works(directory: str, subject: str) -> Finding:
+    """Lock a new file in another process, and see whether this one notices."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".lockctl-check-") as file:
+            holder = subprocess.Popen(
+                [sys.executable, "-I", "-c", _HOLD, file.name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            with holder:
+                assert holder.stdout is not None
+                if holder.stdout.readline() != b"held\n":
+                    return Finding(subject, FAIL, "its files cannot be locked")
+                noticed = lock_holder(file.name) == holder.pid
+    except OSError as error:
+        return Finding(subject, FAIL, f"{error.strerror}: no lease file can be made in it")
+    if not noticed:
+        return Finding(
+            subject, FAIL, "a lock in one process is not seen by another: guests are not protected"
+        )
+    return Finding(subject, PASS, "its files can be made and locked")
+
+
+def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
+    place = f"{mount.kind} on {mount.point}"
+    match mount.reach:
+        case Reach.ALL_HOSTS:
+            return Finding(subject, PASS, f"{place}: other hosts see the locks")
+        case Reach.BROKEN:
+            return Finding(
+                subject,
+                FAIL,
+                f"{place} is mounted with {mount.hindrance}: other hosts do not see the locks, and two of them can "
+                "write to one disk; mount it without",
+            )
+        case Reach.UNKNOWN:
+            return Finding(subject, WARN, f"{place}: whether other hosts see the locks is not known")
+        case Reach.THIS_HOST:
+            end = "they have to be on a shared file system if disks are" if is_lockspace else "that is all"
+            return Finding(subject, WARN, f"{place}: locks are seen on this host alone; {end}")
+
+
+def _shared_file_systems() -> Iterator[Finding]:
+    """Find file systems that may have disks on them which other hosts use too, and whose locks stay here."""
+    for mount in mounts():
+        if mount.reach is Reach.BROKEN:
+            yield _reaches(mount, f"reach of disks on {mount.point}", is_lockspace=False)
