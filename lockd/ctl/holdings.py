@@ -18,6 +18,10 @@ UNLISTED: Final = "unlisted"
 """What the kernel says of a lock: that it is as the daemon tells, that it is not, that the daemon does not tell
 of it at all."""
 
+_ROUNDS: Final = 10
+"""How often a lock has to be held and not told of, before it is called that: it may have been released between the
+two questions, and acquired again."""
+
 
 class Holding(NamedTuple):
     """One owner's holding of a lock.
@@ -116,13 +120,26 @@ def _told_by_lockd(connection: StatusConnection) -> list[Holding]:
     for lock in locks:
         verdict = kernel.verdict(lock)
         if verdict == DISAGREES:
-            # It may have been released, or granted, between the two lists.
-            again = connection.find(lock["lockspace"], lock["resource"])
-            if again is None or again["number"] != lock["number"]:
+            verdict = _second_verdict(connection, kernel, lock)
+            if verdict is None:
                 continue
-            verdict = kernel.verdict(again)
         holdings += holdings_of(lock, verdict)
     return holdings + kernel.unlisted(connection)
+
+
+def _second_verdict(connection: StatusConnection, kernel: "_Kernel", lock: dict[str, Any]) -> str | None:
+    """Return what the kernel says of a lock while it is held; None where it was released meanwhile."""
+
+    def present() -> dict[str, Any] | None:
+        found = connection.find(lock["lockspace"], lock["resource"])
+        # The number is that of the acquire: one lock, held all the time.
+        return found if found is not None and found["number"] == lock["number"] else None
+
+    before = present()
+    if before is None:
+        return None
+    verdict = kernel.verdict(before)
+    return verdict if verdict != DISAGREES or present() is not None else None
 
 
 class _Kernel:
@@ -157,19 +174,17 @@ class _Kernel:
 
     def unlisted(self, connection: StatusConnection) -> list[Holding]:
         """Return the locks that the daemon holds and does not tell of."""
-        remaining = self._locks - self._told
-        if not remaining:
-            return []
-        told_now = list(connection.locks())
-        descriptors = {lock["fd"] for lock in told_now}
-        on_their_way = {lock["path"] for lock in told_now if lock["state"] != "held"}
-        files = [file for file in _locked_files(self._pid) if file[0] in remaining]
-        told = {lock for lock, descriptor, path in files if descriptor in descriptors or path in on_their_way}
-        return [
-            _of_kernel_lock(lock, path, UNLISTED)
-            for lock, path in {lock: path for lock, _, path in files}.items()
-            if lock not in told
-        ]
+        unlisted = dict.fromkeys(self._locks - self._told, "")
+        for _ in range(_ROUNDS):
+            if not unlisted:
+                break
+            held = [file for file in _locked_files(self._pid) if file[0] in unlisted]
+            told = list(connection.locks())
+            descriptors = {lock["fd"] for lock in told}
+            on_their_way = {lock["path"] for lock in told if lock["state"] != "held"}
+            listed = {lock for lock, fd, path in held if fd in descriptors or path in on_their_way}
+            unlisted = {lock: path for lock, _, path in held if lock not in listed}
+        return [_of_kernel_lock(lock, path, UNLISTED) for lock, path in unlisted.items()]
 
 
 # virtlockd

@@ -180,7 +180,7 @@ def test_locks_that_come_and_go_meanwhile_are_no_error(host: Host) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         try:
-            for _ in range(20):
+            for _ in range(40):
                 host.lockctl("status")
         finally:
             process.kill()

@@ -33,7 +33,8 @@ def test_the_command_holds_the_lock_for_as_long_as_it_lives(host: Host) -> None:
 def test_the_command_is_the_process_that_lockctl_was(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as holder:
-        assert Path(f"/proc/{holder.pid}/comm").read_text() == "cat\n"
+        comm = Path(f"/proc/{holder.pid}/comm")
+        wait_until(lambda: comm.read_text() == "cat\n", "the exec of the command's own")
         assert f"(pid {holder.pid})" in host.lockctl("who", disk)
 
 
