@@ -8,7 +8,7 @@ threads are ordinary trio tasks beside it.
 import logging
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TypeAlias
 
@@ -22,10 +22,16 @@ HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 Handler: TypeAlias = Callable[[int], None]
 """Serves a descriptor; it is given the events that are ready on it, and must not block."""
 
+_EAGER_POLLS = 40
+"""How often to ask for the next call without sleeping, about a microsecond each. For a client that calls again at
+once, going to sleep and being woken costs more than the call (measured: 54 µs a call instead of 37)."""
+
 _LINGER = 0.005
-"""Seconds to wait for the next call before going back to trio. A client that calls again at once then costs one
-epoll_wait instead of a round of trio's scheduler; what else is due waits for this long at most. A wait shorter
-than the kernel's tick costs more: it sets a timer for every call (measured: 35 µs a call instead of 27)."""
+"""Seconds to wait for the next call then, before going back to trio, whose scheduler's round costs more than an
+epoll_wait; what else is due waits for this long at most. A wait shorter than the kernel's tick costs more: it sets
+a timer for every call (measured: 35 µs a call instead of 27)."""
+
+_PATIENCE = (*[0.0] * _EAGER_POLLS, _LINGER)
 
 _SLICE = 0.005
 """Seconds of serving after which the other tasks get their turn, however much there is to serve."""
@@ -93,10 +99,17 @@ class Reactor:
             while self._turn() and monotonic() < end:
                 pass
 
+    def _poll(self, timeouts: Iterable[float]) -> list[tuple[int, int]]:
+        for timeout in timeouts:
+            events = self._epoll.poll(timeout)
+            if events:
+                return events
+        return []
+
     def _turn(self) -> bool:
         """Serve all that is ready once; return whether anything was."""
         leftover, self._leftover = self._leftover, {}
-        events = self._epoll.poll(0 if leftover else _LINGER)
+        events = self._poll(_PATIENCE[:1] if leftover else _PATIENCE)
         self._forgotten.clear()
         for fd, ready in events:
             # An earlier handler of this turn may have closed the descriptor, and its number may be another's.
