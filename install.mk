@@ -18,7 +18,10 @@ UNIT ?= $(if $(LIBVIRT_UNIT),drop-in,own)
 
 MAN_PAGES := $(patsubst docs/man/%.rst,build/man/%,$(wildcard docs/man/*.rst))
 
-.PHONY: man install install-code install-units install-configuration install-man uninstall
+COMPLETIONS := build/completions/lockctl build/completions/_lockctl build/completions/lockctl.fish
+SHARE := $(DESTDIR)$(PREFIX)/share
+
+.PHONY: man completions install install-completions install-code install-units install-configuration install-man uninstall
 
 man: $(MAN_PAGES) ## build the manual pages in build/man
 
@@ -26,13 +29,23 @@ build/man/%: docs/man/%.rst $(VENV)/.run
 	@mkdir -p $(@D)
 	$(BIN)/rst2man --strict $< $@
 
+completions: $(COMPLETIONS) ## build lockctl's completions for bash, zsh and fish in build/completions
+
+build/completions/lockctl: SHELL_NAME := bash
+build/completions/_lockctl: SHELL_NAME := zsh
+build/completions/lockctl.fish: SHELL_NAME := fish
+$(COMPLETIONS): scripts/completions $(wildcard lockd/ctl/*.py) $(VENV)/.run
+	@mkdir -p $(@D)
+	$(BIN)/python scripts/completions $(SHELL_NAME) >$@.new
+	@mv $@.new $@
+
 build/wheels: requirements/run.txt $(VENV)/.run $(shell find lockd -name '*.py')
 	rm -rf $@
 	$(PIP) wheel --require-hashes --no-build-isolation --requirement requirements/run.txt --wheel-dir $@
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $@ .
 	@touch $@
 
-install: install-code install-units install-configuration install-man ## install below DESTDIR; PREFIX is /usr/local
+install: install-code install-units install-configuration install-man install-completions ## install below DESTDIR; PREFIX is /usr/local
 	@echo "installed; next: systemctl daemon-reload, then see Install in README.md"
 
 install-code: build/wheels
@@ -76,6 +89,11 @@ install-man: $(MAN_PAGES)
 	    install -D -m 644 $$page $(DESTDIR)$(MAN)/man$${page##*.}/$${page##*/}; \
 	done
 
+install-completions: $(COMPLETIONS)
+	install -D -m 644 build/completions/lockctl $(SHARE)/bash-completion/completions/lockctl
+	install -D -m 644 build/completions/_lockctl $(SHARE)/zsh/site-functions/_lockctl
+	install -D -m 644 build/completions/lockctl.fish $(SHARE)/fish/vendor_completions.d/lockctl.fish
+
 # Below /usr, system units of these names may be those of libvirt's package.
 UNIT_SETS := user $(if $(filter /usr,$(PREFIX)),$(if $(LIBVIRT_UNIT),,system),system)
 
@@ -89,3 +107,5 @@ uninstall: uninstall-units ## remove what make install placed, except configurat
 	rm -rf $(DESTDIR)$(CODE) $(DESTDIR)$(PREFIX)/share/doc/lockd
 	rm -f $(DESTDIR)$(SBIN)/virtlockd $(DESTDIR)$(PREFIX)/bin/lockctl
 	rm -f $(foreach page,$(notdir $(MAN_PAGES)),$(DESTDIR)$(MAN)/man$(lastword $(subst ., ,$(page)))/$(page))
+	rm -f $(SHARE)/bash-completion/completions/lockctl $(SHARE)/zsh/site-functions/_lockctl
+	rm -f $(SHARE)/fish/vendor_completions.d/lockctl.fish

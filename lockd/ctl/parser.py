@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
+from lockd import __version__
+
 COMMANDS: Final = ("status", "who", "resource", "run", "acquire", "release", "clean", "check", "metrics")
 """Each command is a module of this package, with ``add_parser`` and ``run``."""
 
@@ -35,6 +37,7 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         epilog="lockctl COMMAND --help tells more of a command, with an example. See lockctl(1).",
         allow_abbrev=False,
     )
+    parser.add_argument("-V", "--version", action="version", version=f"lockctl (lockd) {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in commands:
         import_module(f"lockd.ctl.{name}").add_parser(subparsers)

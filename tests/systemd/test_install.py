@@ -50,10 +50,13 @@ def test_programs_units_configuration_and_manual_are_there(installed: Path) -> N
         "usr/local/lib/systemd/user/virtlockd.service",
         "usr/local/lib/systemd/user/virtlockd.socket",
         "usr/local/sbin/virtlockd",
+        "usr/local/share/bash-completion/completions/lockctl",
+        "usr/local/share/fish/vendor_completions.d/lockctl.fish",
         "usr/local/share/man/man1/lockctl.1",
         "usr/local/share/man/man5/qemu-lockd.conf.5",
         "usr/local/share/man/man5/virtlockd.conf.5",
         "usr/local/share/man/man8/virtlockd.8",
+        "usr/local/share/zsh/site-functions/_lockctl",
     } <= _files(installed)
 
 
