@@ -66,10 +66,15 @@ class Program:
 
 def upgrade(daemon: PrivateDaemon) -> None:
     """Have the daemon replace its program; returns once the next one serves."""
+    replace_program(daemon)
+    assert answers(daemon)
+
+
+def replace_program(daemon: PrivateDaemon) -> None:
+    """Have the daemon replace its program; returns once the next one runs."""
     image = daemon.running_image()
     daemon.signal(signal.SIGUSR1)
     wait_until(lambda: daemon.running_image() not in {image, b""}, "the daemon has replaced its program")
-    assert answers(daemon)
 
 
 def answers(daemon: PrivateDaemon) -> bool:
