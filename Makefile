@@ -41,8 +41,11 @@ test: $(VENV)/.dev ## run all tests
 CALLS ?= 1000000
 SEED ?=
 
-soak: $(VENV)/.dev ## CALLS=1000000 SEED=random: random calls to lockd and virtlockd side by side, compared
+UPGRADES ?= 1000
+
+soak: $(VENV)/.dev ## random calls to both daemons, compared (CALLS=1000000 SEED=random); live upgrades under load (UPGRADES=1000)
 	@scripts/system-packages $(TEST_PACKAGES) || true
+	LOCKD_UPGRADES=$(UPGRADES) $(BIN)/pytest tests/handover/test_load.py
 	$(BIN)/python -m tests.differential.soak $(CALLS) $(SEED)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict

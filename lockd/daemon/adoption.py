@@ -29,7 +29,7 @@ from lockd.daemon.state import NO_UUID
 from lockd.locks import posix
 from lockd.locks.errors import Busy, NotHeld
 from lockd.locks.inodes import ABANDONED, ORPHANED, Claimed, Identity, Inodes, identity_of
-from lockd.locks.resource import LOST, Resource
+from lockd.locks.resource import LOST, Resource, State
 from lockd.locks.table import DIRECT
 from lockd.wire.addresses import Addresses
 from lockd.wire.frames import Frame, FrameReader
@@ -38,6 +38,9 @@ from lockd.wire.lock import AcquireFlags, Owner
 _ABANDONED_SECONDS: Final = 60
 """How long a repeated call has time to go on with the descriptor that the call before it had opened."""
 
+_TOLD_PER_TURN: Final = 50
+"""Locks whose paths are looked at, in less than a millisecond, before the clients get their turn."""
+
 _FIRST_DESCRIPTOR: Final = 3
 _WHOLE: Final = 1 << 32
 
@@ -45,12 +48,16 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def _part(what: str, *arguments: object) -> Iterator[None]:
+def _part(what: str) -> Iterator[None]:
     """Log what goes wrong in the context: it must cost no other part of the state."""
     try:
         yield
     except Exception as error:
-        _logger.error(f"{what} could not be taken over: %s: %s", *arguments, type(error).__name__, error)
+        _log_loss(what, error)
+
+
+def _log_loss(what: str, error: Exception) -> None:
+    _logger.error("%s could not be taken over: %s: %s", what, type(error).__name__, error)
 
 
 # Sockets and the pid file
@@ -67,7 +74,7 @@ def adopt_listeners(state: dict[str, Any], addresses: Addresses) -> Listeners:
 
 
 def _adopt_listener(state: dict[str, Any], server: str, path: Path, made: list[Path]) -> socket.socket | None:
-    with _part("the listening socket of the %s server", server):
+    with _part(f"the listening socket of {server}"):
         (service,) = state["daemon"]["servers"][server]["services"] or [{"socks": []}]
         if not service["socks"] and server == ADMIN_SERVER:
             return None  # systemd has handed over none
@@ -104,7 +111,8 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     _adopt_each("lockspace", state.get("lockspaces"), "directory", partial(_adopt_lockspace, daemon))
     direct = {"directory": DIRECT, **_dictionary(state, "defaultLockspace")}
     _adopt_each("lockspace", [direct], "directory", partial(_adopt_lockspace, daemon))
-    _check_locks(daemon)
+    with _part("the kernel's list of locks"):
+        _check_locks(daemon)
     _adopt_each("owner", extra.get("owners"), "pid", partial(_adopt_owner, daemon))
     servers = _dictionary(_dictionary(state, "daemon"), "servers")
     for server in daemon.servers:
@@ -121,7 +129,7 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     with _part("the log"):
         # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
         daemon.log.adopt(_dictionary(extra, "log"))
-    _tell_of_locks(daemon)
+    _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 
 def _dictionary(parent: dict[str, Any], key: str) -> dict[str, Any]:
@@ -132,8 +140,10 @@ def _dictionary(parent: dict[str, Any], key: str) -> dict[str, Any]:
 def _adopt_each(what: str, entries: Any, name: str, adopt_entry: Callable[[dict[str, Any]], object]) -> None:
     """Take over each entry of a list; what is wrong with one costs no other."""
     for entry in entries if isinstance(entries, list) else ():
-        with _part("%s %s", what, entry.get(name) if isinstance(entry, dict) else entry):
+        try:
             adopt_entry(entry)
+        except Exception as error:
+            _log_loss(f"{what} {entry.get(name) if isinstance(entry, dict) else entry}", error)
 
 
 # Locks
@@ -192,18 +202,23 @@ def _take_again(daemon: Daemon, resource: Resource, owners: list[int]) -> Resour
 def _check_locks(daemon: Daemon) -> None:
     held = posix.held_locks()
     for resource in daemon.table:
-        with _part("what the kernel knows of %s", resource.path):
+        try:
             resource.check_adopted(held, listed=daemon.mounts.lists_locks(resource.slow_mount))
+        except OSError as error:
+            resource.doubt = f"the kernel says nothing of the lock: {error.strerror}"
 
 
-def _tell_of_locks(daemon: Daemon) -> None:
-    for resource in daemon.table:
+async def tell_of_locks(daemon: Daemon) -> None:
+    """Log what was taken over, and which locks are in doubt; while clients are served."""
+    for number, resource in enumerate(list(daemon.table)):
+        if number % _TOLD_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        resource.check_path()
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
-        elif events.wanted:
+        elif events.wanted and resource.state is State.HELD:
             for pid in resource.owners:
                 events.taken_over(resource, pid, daemon.owners.get(pid))
-    _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 
 def _finish_release(daemon: Daemon, entry: dict[str, Any]) -> None:
@@ -231,7 +246,7 @@ def _watch_over_unknown_owners(daemon: Daemon) -> None:
     """
     for pid in {pid for resource in daemon.table for pid in resource.owners}:
         if daemon.owners.get(pid) is None:
-            with _part("owner %d", pid):
+            with _part(f"owner {pid}"):
                 daemon.owners.adopt(OwnerProcess(Owner(UUID(NO_UUID), "", 0, pid), open_pidfd(pid)))
 
 
@@ -244,7 +259,7 @@ def _adopt_server(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None
             setattr(server.limits, name, entry[name])
     for clients in (entry.get("clients"), extra.get("clients")):
         _adopt_each(f"{server.name}'s client", clients, "id", partial(_adopt_client, daemon, server))
-    with _part("the number of clients of %s", server.name):
+    with _part(f"the number of clients of {server.name}"):
         server.next_client_id = max(entry.get("next_client_id", 1), *server.sessions, 0)
 
 

@@ -129,7 +129,6 @@ class Daemon:
             nursery.start_soon(systemd.feed_watchdog, self.reactor)
             nursery.start_soon(follow_mounts, self.mounts)
             # What is there now stays: no need to look at it in every collection.
-            gc.collect()
             gc.freeze()
             gc.enable()
             systemd.notify("READY=1")

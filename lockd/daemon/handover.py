@@ -5,6 +5,7 @@ and executes the command that it was started with, which goes on from there: the
 virtlockd, which reads the same state. Where anything is wrong before that, it goes on as if not asked.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -123,6 +124,8 @@ class HandOver:
         :raises Failure: the state cannot be written, or the program not executed.
         """
         inherited: list[int] = []
+        # A collection would only look at the state while it grows, several times.
+        gc.disable()
         systemd.notify_reloading()
         try:
             size_max = _VIRTLOCKD_SIZE_MAX if successor is Successor.VIRTLOCKD else None
@@ -131,9 +134,7 @@ class HandOver:
             if successor is Successor.LOCKD:
                 inherited += _unknown_files(inherited)
             for fd in inherited:
-                # A worker thread may have closed it meanwhile.
-                with suppress(OSError):
-                    os.set_inheritable(fd, True)
+                os.set_inheritable(fd, True)
             if successor is Successor.VIRTLOCKD:
                 systemd.stop_watchdog()
             handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
@@ -150,6 +151,7 @@ class HandOver:
                     os.set_inheritable(fd, False)
             with suppress(OSError):
                 self._file.unlink()
+            gc.enable()
             systemd.start_watchdog()
             systemd.notify("READY=1")
 

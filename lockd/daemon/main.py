@@ -14,7 +14,14 @@ from typing import Any
 import trio
 
 from lockd.daemon import pidfile, state_file, systemd
-from lockd.daemon.adoption import adopt, adopt_leftovers, adopt_listeners, adopt_pid_file, claim_orphans
+from lockd.daemon.adoption import (
+    adopt,
+    adopt_leftovers,
+    adopt_listeners,
+    adopt_pid_file,
+    claim_orphans,
+    tell_of_locks,
+)
 from lockd.daemon.background import go_into_background
 from lockd.daemon.config import Config, read_config
 from lockd.daemon.daemon import Daemon
@@ -24,6 +31,7 @@ from lockd.daemon.log import Log
 from lockd.daemon.log_settings import LogSettingError, settings_at_start
 from lockd.daemon.options import Options, parse_options
 from lockd.daemon.sockets import Listeners, listen
+from lockd.daemon.tasks import Tasks
 from lockd.locks.inodes import Inodes
 from lockd.wire.addresses import Addresses, own_addresses
 
@@ -123,7 +131,10 @@ async def _serve(
                 claim_orphans(log.inodes)
             else:
                 adopt(daemon, state)
-                nursery.start_soon(adopt_leftovers, daemon)
+                state.clear()  # it may be large
+                tasks = Tasks(nursery)
+                tasks.start(adopt_leftovers, daemon)
+                tasks.start(tell_of_locks, daemon)
             started()
             await daemon.serve(listeners)
             nursery.cancel_scope.cancel()

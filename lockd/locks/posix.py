@@ -6,6 +6,7 @@ descriptor of that inode: see ``inodes``.
 
 import fcntl
 import os
+import re
 import struct
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
 from pathlib import Path
@@ -45,15 +46,12 @@ def held_locks() -> dict[tuple[int, int], str]:
 
     The device is the file system's own, which is another one than stat(2) tells where one has several (btrfs).
     """
-    own = str(os.getpid())
-    held = {}
-    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-        # number: POSIX ADVISORY WRITE pid major:minor:inode start end
-        _, kind, _, mode, pid, file, *_ = line.split()
-        if kind == "POSIX" and pid == own:
-            major, minor, inode = file.split(":")
-            held[os.makedev(int(major, 16), int(minor, 16)), int(inode)] = mode
-    return held
+    # number: POSIX ADVISORY WRITE pid major:minor:inode start end
+    own = re.compile(rf"POSIX +\w+ +(\w+) {os.getpid()} (\w+):(\w+):(\d+) ")
+    return {
+        (os.makedev(int(major, 16), int(minor, 16)), int(inode)): mode
+        for mode, major, minor, inode in own.findall(Path("/proc/locks").read_text(encoding="ascii"))
+    }
 
 
 def held_lock(fd: int) -> str | None:

@@ -165,15 +165,16 @@ class Resource:
         mode = posix.SHARED if self.shared else posix.EXCLUSIVE
         if listed and (held.get(claim.identity) or posix.held_lock(claim.fd)) != mode:
             self.doubt = "the lock was lost" if self.slow_mount else self._take_again(claim.fd)
-        elif self.slow_mount is None:
-            self.doubt = self.doubt or self._doubt_of_path(claim)
 
-    def _doubt_of_path(self, claim: Claim) -> str | None:
+    def check_path(self) -> None:
+        """See whether the path of a lock that was taken over still names the locked file, where that cannot block."""
+        if self.claim is None or self.slow_mount is not None or self.doubt is not None:
+            return
         try:
-            named = self._is_named(claim)
+            if not self._is_named(self.claim):
+                self.doubt = "the path names another file than the locked one"
         except OSError as error:
-            return f"the path cannot be followed: {error.strerror}"
-        return None if named else "the path names another file than the locked one"
+            self.doubt = f"the path cannot be followed: {error.strerror}"
 
     def _take_again(self, fd: int) -> str:
         try:

@@ -24,6 +24,13 @@ def doubts(daemon: PrivateDaemon) -> dict[str, str]:
         return {held["path"]: held["doubt"] for held in status.locks() if held["doubt"]}
 
 
+def logged_of(path: Path, daemon: PrivateDaemon) -> str:
+    """Wait for the daemon to have logged what is wrong with a lock, and return that."""
+    start = f"{path} was taken over, but "
+    wait_until(lambda: start in said(daemon), "the lock is in doubt")
+    return said(daemon).partition(start)[2].splitlines()[0]
+
+
 class Guests:
     """Two guests with a lock each. What is to be spoilt is the first one's; the second one is to keep all."""
 
@@ -52,7 +59,7 @@ def test_a_lock_that_the_kernel_does_not_have_any_more(
     program.install_lockd_after("os.close(os.dup(resources[0]['fd']))")
     upgrade(daemon)
     assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
-    assert f"{guests.disk} was taken over, but the lock was lost, and taken again" in said(daemon)
+    assert logged_of(guests.disk, daemon) == "the lock was lost, and taken again"
     assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
     guests.spared_is_served()
     guests.spoilt.release(guests.disk)
@@ -80,7 +87,10 @@ def test_a_lock_that_another_process_has_got_meanwhile(
         go_on.touch()
         assert answers(daemon)
         assert daemon.running_image() != image
-        assert any(word in line and str(guests.disk) in line for line in said(daemon).splitlines())
+        wait_until(
+            lambda: any(word in line and str(guests.disk) in line for line in said(daemon).splitlines()),
+            "the loss is logged",
+        )
         guests.spared_is_served()
         assert locks_on(guests.disk) == [KernelLock("WRITE", os.getpid())]
 
@@ -89,6 +99,7 @@ def test_a_file_that_was_replaced(daemon: PrivateDaemon, guests: Guests) -> None
     guests.disk.rename(guests.disk.with_name("moved"))
     guests.disk.touch()
     upgrade(daemon)
+    assert logged_of(guests.disk, daemon) == "the path names another file than the locked one"
     assert doubts(daemon) == {str(guests.disk): "the path names another file than the locked one"}
     guests.spared_is_served()
 

@@ -21,7 +21,7 @@ from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
 from tests.trouble.guest import Refused
 from tests.waiting import wait_until
 
-PIPELINED = 500  # calls at once: more than are answered in one turn
+PIPELINED = 150  # calls at once: more than are answered in one turn
 
 
 def call(serial: int, procedure: int, payload: bytes) -> bytes:
@@ -127,7 +127,7 @@ def test_calls_at_once_whose_replies_nobody_reads(
     replies: list[frames.Frame] = []
     while len(replies) < PIPELINED:
         assert time.monotonic() < deadline
-        if unsent and select.select([], [guest.connection], [], 0.2)[1]:
+        if unsent and select.select([], [guest.connection], [], 0.1)[1]:
             unsent = unsent[guest.connection.send(unsent) :]
             continue
         # The daemon reads no more: it is full of replies that wait.
