@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> Exit:
         except NotHeld:
             raise Failure(f"nobody holds {options.resource}", Exit.NO) from None
         except Refused as error:
-            raise Failure(str(error)) from None
+            # Without libvirt's words for the kind of error.
+            raise Failure(error.reply.str2 or str(error)) from None
     gone = ", ".join(f"pid {pid}" for pid in owners)
     print(terminal.printable(f"released {options.resource}, which {gone} held"))
     return Exit.DONE

@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> Exit:
         print(json.dumps({"disk": disks[0].path, "holders": holders}, indent=3))
     elif holders:
         for holder in holders:
-            print(terminal.printable(_sentence(disks[0], holder)))
+            for line in _lines(disks[0], holder):
+                print(terminal.printable(line))
     else:
         print(terminal.printable(f"nobody holds {disks[0].path}{_users_of(disks[0])}"))
     return Exit.DONE if holders else Exit.NO
@@ -140,17 +141,21 @@ def _holder_of_process(pid: int, path: str) -> dict[str, Any]:
 # Words
 
 
-def _sentence(disk: Disk, holder: dict[str, Any]) -> str:
-    parts = [f"{disk.path} is held by {holder['holder']}"]
-    if holder["uuid"] is not None:
-        parts.append(f"uuid {holder['uuid']}")
+def _lines(disk: Disk, holder: dict[str, Any]) -> list[str]:
+    """Return who it is, and below that the details."""
+    lines = [f"{disk.path} is held by {holder['holder']}"]
+    details = []
     if holder["mode"] is not None:
-        parts.append(holder["mode"])
+        details.append(holder["mode"])
     if holder["since"] is not None:
-        parts.append(time.strftime("since %Y-%m-%d %H:%M:%S", time.localtime(holder["since"])))
+        details.append(time.strftime("since %Y-%m-%d %H:%M:%S", time.localtime(holder["since"])))
+    if details:
+        lines.append(f"  {', '.join(details)}")
+    if holder["uuid"] is not None:
+        lines.append(f"  uuid {holder['uuid']}")
     if holder["path"] != disk.path:
-        parts.append(f"by {holder['path']}")
-    return ", ".join(parts)
+        lines.append(f"  by {holder['path']}")
+    return lines
 
 
 def _users_of(disk: Disk) -> str:

@@ -61,7 +61,8 @@ def test_the_lock_of_an_owner_that_lives_is_not_released(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as holder:
         printed = host.lockctl("release", "--force", disk, status=74)
-        assert f'is held by domain "sh" (pid {holder.pid}), which is alive on this host' in printed
+        who = f'domain "sh" (pid {holder.pid})'
+        assert printed == f"lockctl: {disk} is held by {who}, which is alive on this host\n"
         assert locks_on(disk)
 
 

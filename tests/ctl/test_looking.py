@@ -17,7 +17,7 @@ def test_who_names_the_owner(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as holder:
         printed = host.lockctl("who", disk)
-        assert printed.startswith(f'{disk} is held by domain "sh" (pid {holder.pid}), uuid ')
+        assert printed.startswith(f'{disk} is held by domain "sh" (pid {holder.pid})\n  exclusive, since 20')
         (answer,) = json.loads(host.lockctl("who", "-J", disk))["holders"]
         assert (answer["kind"], answer["pid"], answer["owner"]) == ("owner", holder.pid, "sh")
 
@@ -41,7 +41,7 @@ def test_who_finds_the_owner_by_the_lease_file(host: Host) -> None:
     with host.holder(disk) as holder:
         printed = host.lockctl("who", disk)
         assert f"(pid {holder.pid})" in printed
-        assert f", by {leases}/{hashlib.sha256(os.fsencode(disk)).hexdigest()}" in printed
+        assert f"\n  by {leases}/{hashlib.sha256(os.fsencode(disk)).hexdigest()}" in printed
 
 
 def test_who_names_a_process_that_is_no_owner(host: Host) -> None:
