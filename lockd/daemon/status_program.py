@@ -20,8 +20,8 @@ from lockd.wire.status import Procedure, decode_document, encode_document
 if TYPE_CHECKING:
     from lockd.daemon.daemon import Daemon
 
-_PAGE_LOCKS: Final = 500
-"""Locks told in one reply: about 2 ms of the reactor's time."""
+_PAGE_LOCKS: Final = 200
+"""Locks told in one reply: about 1 ms of the reactor's time."""
 
 
 class Refused(Exception):

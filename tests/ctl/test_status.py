@@ -58,6 +58,18 @@ def test_it_agrees_with_lslocks_on_every_lock(host: Host) -> None:
         assert {row["kernel"] for row in rows(host)} == {"yes"}
 
 
+def test_more_locks_than_the_daemon_tells_at_once_are_listed_once_each(host: Host) -> None:
+    leases = host.directory / "leases"
+    with LockConnection.connect(host.daemon.socket) as connection:
+        connection.register()
+        connection.create_lockspace(str(leases))
+        for number in range(450):
+            connection.acquire(Resource(str(leases), f"lease-{number}", autocreate=True))
+        listed = rows(host)
+        assert [row["name"] for row in listed] == [f"lease-{number}" for number in range(450)]
+        assert {row["kernel"] for row in listed} == {"yes"}
+
+
 def test_every_owner_of_a_shared_lock_is_listed(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder("--shared", disk) as first, host.holder("--shared", disk) as second:
