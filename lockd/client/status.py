@@ -94,3 +94,13 @@ class StatusConnection:
 def pid_file() -> Path:
     """Return the path of the pid file of the daemon, root's or the own user's."""
     return own_addresses().pid_file
+
+
+def lock_socket() -> Path:
+    """Return the path of the daemon's lock socket, root's or the own user's."""
+    return own_addresses().socket
+
+
+def state_file() -> Path:
+    """Return the path of the file that a daemon leaves its state in when it is replaced."""
+    return own_addresses().state_file

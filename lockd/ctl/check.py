@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 from lockd.ctl import terminal
@@ -34,19 +35,26 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> Exit:
     """Check everything, and print what was found."""
+    return print_findings(findings(), json_wanted=options.json)
+
+
+def print_findings(findings: Iterable[Finding], *, json_wanted: bool) -> Exit:
+    """Print findings as they are made, or all at the end as JSON; return whether one of them FAILs."""
     failed = False
     found = []
-    for finding in findings():
+    for finding in findings:
         failed = failed or finding.result == FAIL
         found.append(finding)
-        if not options.json:
+        if not json_wanted:
             print(_line(finding), flush=True)
-    if options.json:
+    if json_wanted:
         # Imported late: the text does without.
         import json
 
         shared = next((finding.detail for finding in found if finding.subject == HASH_SUBJECT), None)
-        facts = {"configuration_hash": shared, "findings": [finding._asdict() for finding in found]}
+        facts: dict[str, Any] = {"findings": [finding._asdict() for finding in found]}
+        if shared is not None:
+            facts = {"configuration_hash": shared, **facts}
         print(json.dumps(facts, indent=3))
     return Exit.NO if failed else Exit.DONE
 

@@ -102,7 +102,7 @@ def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
     else:
         yield Finding(subject, PASS, f"{clients} of {most}")
     subject = "descriptors of the daemon"
-    limit = _descriptor_limit(daemon["pid"])
+    limit = descriptor_limit(daemon["pid"])
     needed = most * (_DESCRIPTORS_PER_GUEST + _LOCKS_PER_GUEST)
     if limit is None:
         yield Finding(subject, WARN, f"/proc/{daemon['pid']}/limits cannot be read")
@@ -114,14 +114,15 @@ def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(subject, PASS, str(limit))
 
 
-def _descriptor_limit(pid: int) -> int | None:
+def descriptor_limit(pid: int, *, hard: bool = False) -> int | None:
+    """Return how many descriptors a process may have, or could raise that to; None where that cannot be known."""
     try:
         lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     (line,) = (line for line in lines if line.startswith("Max open files"))
-    soft = line.split()[3]
-    return sys.maxsize if soft == "unlimited" else int(soft)
+    limit = line.split()[4 if hard else 3]
+    return sys.maxsize if limit == "unlimited" else int(limit)
 
 
 def _kernel() -> Finding:

@@ -7,7 +7,18 @@ from typing import Final
 
 from lockd import __version__
 
-COMMANDS: Final = ("status", "who", "resource", "run", "acquire", "release", "clean", "check", "metrics")
+COMMANDS: Final = (
+    "status",
+    "who",
+    "resource",
+    "run",
+    "acquire",
+    "release",
+    "clean",
+    "check",
+    "migrate",
+    "metrics",
+)
 """Each command is a module of this package, with ``add_parser`` and ``run``."""
 
 _SEPARATOR: Final = "--"
