@@ -51,7 +51,7 @@ class _Connection:
 
 def main() -> None:
     """Run the commands of standard input."""
-    path, name, identifier, resource = sys.argv[1:]
+    path, name, identifier, resource = sys.argv[1:5]
     connection = _Connection(path)
     owner = uuid.UUID(identifier).bytes + _string(name) + struct.pack(">II", 1, os.getpid())
     print(os.getpid(), flush=True)
