@@ -82,6 +82,7 @@ _ALL: Final = [
     ),
     Column("SLOW", "mount point of a file system that may block", lambda holding: holding.slow),
     Column("KERNEL", "whether /proc/locks agrees: yes, no or unlisted", lambda holding: holding.kernel),
+    Column("DOUBT", "what spoke against the lock at an upgrade", lambda holding: holding.doubt),
 ]
 
 COLUMNS: Final = {column.name: column for column in _ALL}

@@ -36,6 +36,7 @@ class Holding(NamedTuple):
     :ivar fencing: since when the owner is being killed, in seconds since the epoch.
     :ivar slow: where the file's file system is mounted, if it is one that may block.
     :ivar kernel: AGREES, DISAGREES or UNLISTED; None where the lock is on its way.
+    :ivar doubt: what spoke against the lock when the daemon took it over from the program before it.
     """
 
     lockspace: str
@@ -54,6 +55,7 @@ class Holding(NamedTuple):
     fencing: float | None
     slow: str | None
     kernel: str | None
+    doubt: str | None = None
 
 
 class Overview(NamedTuple):
@@ -104,6 +106,7 @@ def holdings_of(lock: dict[str, Any], kernel: str | None) -> list[Holding]:
             fencing=owner["fencing_since"],
             slow=lock["slow_mount"],
             kernel=kernel,
+            doubt=lock["doubt"],
         )
         for owner in lock["owners"]
     ]

@@ -103,9 +103,12 @@ def _print_once(options: argparse.Namespace, columns: list[Column]) -> Exit:
 
 
 def _verdict(holdings: list[Holding]) -> Exit:
-    wrong = sum(_is_wrong(holding) for holding in holdings)
+    doubts = {holding.path: holding.doubt for holding in holdings if holding.doubt is not None}
+    for path, doubt in doubts.items():
+        terminal.print_error(f"at the last upgrade, {path} was in doubt: {doubt}")
+    wrong = sum(_disagrees(holding) for holding in holdings)
     if not wrong:
-        return Exit.DONE
+        return Exit.NO if doubts else Exit.DONE
     locks = "one lock" if wrong == 1 else f"{wrong} locks"
     terminal.print_error(f"the kernel does not agree on {locks}: see lockctl status --output +KERNEL,PATH")
     return Exit.NO
@@ -172,6 +175,10 @@ def _lines(
 
 
 def _is_wrong(holding: Holding) -> bool:
+    return _disagrees(holding) or holding.doubt is not None
+
+
+def _disagrees(holding: Holding) -> bool:
     return holding.kernel not in {AGREES, None}
 
 

@@ -71,7 +71,7 @@ def take(path: Path) -> dict[str, Any] | None:
 
 def own_process() -> str:
     """Return what tells this process from all others, of other times too: a pid comes again."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     # Field 22, the start time, counted behind the name, which may hold anything (proc(5)).
     status = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
     return f"{boot}/{status.rpartition(')')[2].split()[19]}"

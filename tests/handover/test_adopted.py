@@ -5,6 +5,7 @@ The program before has gone; there is no way back.
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +23,18 @@ from tests.waiting import wait_until
 def doubts(daemon: PrivateDaemon) -> dict[str, str]:
     with StatusConnection.connect(daemon.admin_socket) as status:
         return {held["path"]: held["doubt"] for held in status.locks() if held["doubt"]}
+
+
+def lockctl_status(daemon: PrivateDaemon) -> subprocess.CompletedProcess[str]:
+    """What lockctl status says, beside the daemon."""
+    inside = ["nsenter", "--target", str(daemon.pid), "--mount", "--"] if os.geteuid() == 0 else []
+    return subprocess.run(
+        [*inside, str(LOCKD.with_name("lockctl")), "status"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(daemon.run_directory)},
+        check=False,
+    )
 
 
 def logged_of(path: Path, daemon: PrivateDaemon) -> str:
@@ -59,11 +72,15 @@ def test_a_lock_that_the_kernel_does_not_have_any_more(
     program.install_lockd_after("os.close(os.dup(resources[0]['fd']))")
     upgrade(daemon)
     assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
+    shown = lockctl_status(daemon)
+    assert shown.returncode == 1
+    assert f"{guests.disk} was in doubt: the lock was lost, and taken again" in shown.stderr
     assert logged_of(guests.disk, daemon) == "the lock was lost, and taken again"
     assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
     guests.spared_is_served()
     guests.spoilt.release(guests.disk)
     assert doubts(daemon) == {}
+    assert lockctl_status(daemon).returncode == 0
 
 
 @pytest.mark.parametrize(

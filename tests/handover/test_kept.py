@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
+import lockd
 from lockd.client.status import StatusConnection
 from lockd.wire import frames, lock
 from lockd.wire.lock import AcquireFlags, Procedure
@@ -231,6 +234,56 @@ def test_new_settings_are_read(tmp_path: Path, program: Program) -> None:
             configuration.write_text(configuration.read_text().replace("max_clients = 1", "max_clients = 5"))
             daemon.signal(signal.SIGUSR1)
             read_replies(second, 1)
+
+
+def test_what_virt_admin_has_set(daemon: PrivateDaemon) -> None:
+    if os.geteuid() != 0 or shutil.which("virt-admin") is None:
+        pytest.skip("virt-admin, on a private /run, needs root")
+    inside = ["nsenter", "--target", str(daemon.pid), "--mount", "--"]
+
+    def virt_admin(*words: str) -> str:
+        command = [*inside, "virt-admin", "--quiet", "--connect", "virtlockd:///system", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    file = daemon.directory / "another-log"
+    virt_admin("server-clients-set", "virtlockd", "--max-clients", "2000")
+    virt_admin("daemon-log-filters", "1:daemon 4:rpc")
+    virt_admin("daemon-log-outputs", f"1:file:{file}")
+    asked = [
+        ("server-clients-info", "virtlockd"),
+        ("server-clients-info", "admin"),
+        ("server-threadpool-info", "virtlockd"),
+        ("daemon-log-filters",),
+        ("daemon-log-outputs",),
+    ]
+    before = [virt_admin(*words) for words in asked]
+    configuration = daemon.directory / "virtlockd.conf"
+    configuration.write_text(configuration.read_text() + "max_clients = 55\nadmin_max_clients = 6\n")
+    for _ in range(2):
+        upgrade(daemon)
+        after = [virt_admin(*words) for words in asked]
+        assert [after[0].split()[:3], *after[2:]] == [before[0].split()[:3], *before[2:]]
+        assert after[1].split()[2] == "6"
+    assert "took over" in file.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding files from the daemon needs root")
+def test_the_files_of_the_old_version_are_not_needed_any_more(
+    daemon: PrivateDaemon, program: Program, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
+    """A new version of Python, or of lockd, may have replaced them: nothing may be loaded late."""
+    guest, disk = make_guest(), make_disk()
+    guest.acquire(disk)
+    hidden = [os.path.dirname(os.__file__), str(Path(lockd.__file__).parent), str(Path(trio.__file__).parent)]
+    for directory in hidden:
+        daemon.run_inside("mount", "-t", "tmpfs", "tmpfs", directory)
+    program.install_script(
+        f'#!/bin/sh\ncase "$*" in *--version) echo "virtlockd (lockd) new"; exit;; esac\n'
+        f'umount {" ".join(hidden)}\nexec {LOCKD} "$@"\n'
+    )
+    upgrade(daemon)
+    assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+    guest.release(disk)
 
 
 def test_the_idle_time(tmp_path: Path, program: Program) -> None:
