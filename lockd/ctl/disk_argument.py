@@ -1,5 +1,6 @@
 """A DISK on the command line: a path, as the guest's XML has it."""
 
+import argparse
 import os
 import stat
 from typing import NamedTuple
@@ -37,6 +38,12 @@ class Disk(NamedTuple):
             or any(holding.path == resource.path for resource in self.resources)
             or (self.identity is not None and self.identity == (holding.device, holding.inode))
         )
+
+
+def add_disk_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a command that tells of one disk takes."""
+    parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
 
 
 def find_disk(argument: str, config: PluginConfig) -> Disk:

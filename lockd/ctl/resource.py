@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from lockd.client.plugin_config import read_plugin_config
 from lockd.ctl import terminal
-from lockd.ctl.disk_argument import find_disk
+from lockd.ctl.disk_argument import add_disk_options, find_disk
 from lockd.ctl.exits import Exit
 from lockd.ctl.terminal import print_error
 
@@ -26,8 +26,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
-    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    add_disk_options(parser)
     parser.set_defaults(run=run)
 
 

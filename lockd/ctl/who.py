@@ -10,7 +10,7 @@ from lockd.client.errors import Unavailable, UnknownProgram
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
 from lockd.client.status import StatusConnection
 from lockd.ctl import processes, terminal
-from lockd.ctl.disk_argument import Disk, find_disk
+from lockd.ctl.disk_argument import Disk, add_disk_options, find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_holder
 from lockd.ctl.holdings import Holding, holdings_of
@@ -34,8 +34,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
-    parser.add_argument("-J", "--json", action="store_true", help="print JSON")
+    add_disk_options(parser)
     parser.set_defaults(run=run)
 
 
