@@ -7,8 +7,8 @@ import grp
 import logging
 import pwd
 from collections.abc import Callable, Iterable
-from functools import cache
-from typing import TYPE_CHECKING, Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from lockd.daemon.log_settings import LogSettingError
 from lockd.daemon.server import Server, refuse
@@ -24,7 +24,6 @@ from lockd.wire.errors import (
     no_server,
     operation_invalid,
     rpc_error,
-    signed,
     system_error,
     unsupported_argument,
     unsupported_flags,
@@ -76,12 +75,19 @@ class Refused(Exception):
         self.reply = reply
 
 
+_Answer: TypeAlias = Callable[[Session, Arguments], bytes]
+"""Does what is asked, and returns the payload that says so."""
+
+
 class AdminProgram:
-    """Answers the calls of the admin program; on the admin socket, so to the daemon's own user only."""
+    """Answers the calls of the admin program; on the admin socket, so to the daemon's own user only.
+
+    :ivar handlers: who answers, by the procedure's number.
+    """
 
     def __init__(self, daemon: "Daemon") -> None:
         self._daemon = daemon
-        self._procedures: dict[int, Callable[[Session, Arguments], bytes]] = {
+        procedures: dict[int, _Answer] = {
             Procedure.CONNECT_OPEN: self._connect_open,
             Procedure.CONNECT_CLOSE: self._connect_close,
             Procedure.GET_LIB_VERSION: self._get_lib_version,
@@ -103,12 +109,9 @@ class AdminProgram:
             Procedure.SET_DAEMON_TIMEOUT: self._set_daemon_timeout,
             Procedure.DAEMON_SHUTDOWN: self._daemon_shutdown,
         }
+        self.handlers = {number: partial(self._answer, procedure) for number, procedure in procedures.items()}
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes."""
-        procedure = self._procedures.get(call.procedure)
-        if procedure is None:
-            return refuse(session, call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
+    def _answer(self, procedure: _Answer, session: Session, call: Frame) -> bytes:
         try:
             result = procedure(session, Arguments(call.payload))
         except Refused as refused:

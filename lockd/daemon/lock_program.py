@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
+from typing import Final, TypeAlias
 
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
@@ -11,7 +12,7 @@ from lockd.daemon.explain import busy_message
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
 from lockd.daemon.replies import lock_error_reply
-from lockd.daemon.server import error_reply, refuse
+from lockd.daemon.server import Handler, error_reply, refuse
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
@@ -24,17 +25,16 @@ from lockd.wire.errors import (
     operation_denied,
     operation_invalid,
     rpc_error,
-    signed,
     system_error,
     unsupported_flags,
 )
-from lockd.wire.frames import Frame, encode_success
+from lockd.wire.frames import Frame, encode_success, success_template
 from lockd.wire.lock import AcquireFlags, Procedure
 from lockd.wire.xdr import DecodeError
 
-_ACQUIRE_FLAGS = int(AcquireFlags.SHARED | AcquireFlags.AUTOCREATE)
-_SHARED = int(AcquireFlags.SHARED)
-_AUTOCREATE = int(AcquireFlags.AUTOCREATE)
+_ACQUIRE_FLAGS: Final = int(AcquireFlags.SHARED | AcquireFlags.AUTOCREATE)
+_SHARED: Final = int(AcquireFlags.SHARED)
+_AUTOCREATE: Final = int(AcquireFlags.AUTOCREATE)
 
 _FUNCTIONS = {
     Procedure.REGISTER: "virLockSpaceProtocolDispatchRegister",
@@ -51,6 +51,12 @@ _RESTRICTED = operation_denied("lock manager connection has been restricted")
 _UNREGISTERED = operation_invalid("lock owner details have not been registered")
 
 
+_clock: Final = perf_counter_ns
+
+_Procedure: TypeAlias = Callable[[Session, bytes], Continuation | None]
+"""Does what is asked; returns what has to be awaited for it, if anything has to."""
+
+
 class Refused(Exception):
     """The session may not make this call."""
 
@@ -60,7 +66,10 @@ class Refused(Exception):
 
 
 class LockProgram:
-    """Answers the calls of the lock program."""
+    """Answers the calls of the lock program.
+
+    :ivar handlers: who answers, by the procedure's number.
+    """
 
     def __init__(
         self,
@@ -77,7 +86,7 @@ class LockProgram:
         self._mounts = mounts
         self._tasks = tasks
         self._counters = counters
-        self._procedures: dict[int, Callable[[Session, bytes], Continuation | None]] = {
+        procedures: dict[int, _Procedure] = {
             Procedure.REGISTER: self._register,
             Procedure.RESTRICT: self._restrict,
             Procedure.NEW: self._new,
@@ -87,22 +96,22 @@ class LockProgram:
             Procedure.RELEASE_RESOURCE: self._release_resource,
             Procedure.CREATE_LOCKSPACE: self._create_lockspace,
         }
+        self.handlers: dict[int, Handler] = {
+            number: partial(self._answer, procedure, success_template(lock.PROGRAM, lock.VERSION, number))
+            for number, procedure in procedures.items()
+        }
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes; None where ``session.finish`` will be given them later."""
-        procedure = self._procedures.get(call.procedure)
-        if procedure is None:
-            return refuse(session, call, rpc_error(f"unknown procedure: {signed(call.procedure)}"))
+    def _answer(self, procedure: _Procedure, success: bytes, session: Session, call: Frame) -> bytes | None:
         try:
             rest = procedure(session, call.payload)
         except (LockError, Refused, DecodeError) as error:
             return self._refuse(session, call, error)
         if rest is None:
-            return encode_success(call)
-        self._tasks.start(self._finish, session, call, rest)
+            return encode_success(success, call)
+        self._tasks.start(self._finish, session, call, rest, success)
         return None
 
-    async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
+    async def _finish(self, session: Session, call: Frame, rest: Continuation, success: bytes) -> None:
         try:
             await rest()
         except LockError as error:
@@ -111,7 +120,7 @@ class LockProgram:
             session.close()
             raise
         else:
-            session.finish(encode_success(call))
+            session.finish(encode_success(success, call))
 
     def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
         match error:
@@ -183,16 +192,16 @@ class LockProgram:
         if flags & ~_ACQUIRE_FLAGS:
             raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
         shared, autocreate = flags & _SHARED != 0, flags & _AUTOCREATE != 0
-        began = perf_counter_ns()
+        began = _clock()
         rest = self._locker.acquire(session, lockspace, name, _owner_pid(session), shared, autocreate)
         if rest is not None:
             return partial(self._counted, rest, began)
-        self._count(perf_counter_ns() - began)
+        self._count(_clock() - began)
         return None
 
     async def _counted(self, rest: Continuation, began: int) -> None:
         await rest()
-        self._count(perf_counter_ns() - began)
+        self._count(_clock() - began)
 
     def _count(self, taken: int) -> None:
         self._counters.latencies[taken.bit_length()] += 1

@@ -16,7 +16,7 @@ from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
-from lockd.wire.frames import Frame, FrameType, Status, encode_reply, without_descriptors
+from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
 
 LOCK_SERVER: Final = "virtlockd"
 ADMIN_SERVER: Final = "admin"
@@ -25,9 +25,8 @@ ADMIN_SERVER: Final = "admin"
 _ACCEPTED_PER_TURN: Final = 64
 _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
-# Members of an enumeration take several times as long to look up.
-_CALL: Final = int(FrameType.CALL)
-_OK: Final = int(Status.OK)
+_OK: Final = bytes(4)
+"""The status that a call carries, as its bytes."""
 
 ProgramKey: TypeAlias = tuple[int, int]
 """Number and version."""
@@ -38,11 +37,17 @@ _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
+Handler: TypeAlias = Callable[[Session, Frame], bytes | None]
+"""Answers the calls of a procedure: returns the reply's bytes; None where ``session.finish`` will be given them
+later, and no bytes where there is no reply."""
+
+
 class Program(Protocol):
     """What answers calls."""
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes; None where ``session.finish`` will be given them later."""
+    @property
+    def handlers(self) -> Mapping[int, Handler]:
+        """Who answers, by the procedure's number."""
 
 
 @dataclass
@@ -85,7 +90,12 @@ class Server:
         self.next_client_id = 1
         self.listeners: list[socket.socket] = []
         self._reactor = reactor
-        self._programs = dict(programs)
+        self._programs = frozenset(programs)
+        self._handlers = {
+            kind(*key, procedure): handler
+            for key, program in programs.items()
+            for procedure, handler in program.handlers.items()
+        }
         self._on_end = on_end
         self._accepting = False
 
@@ -173,17 +183,23 @@ class Server:
 
         :raises FrameError: the client cannot be followed any further.
         """
-        if call.type != _CALL:
-            if call.type != FrameType.CALL_WITH_FDS:
-                return _answer_message(call)
-            call = without_descriptors(call)
-        program = self._programs.get((call.program, call.version))
-        if program is None:
-            what = f"program {signed(call.program)} version {signed(call.version)}"
-            return refuse(session, call, rpc_error(f"Cannot find {what}"))
-        if call.status != _OK:
-            return refuse(session, call, rpc_error(f"Unexpected message status {call.status}"))
-        return program.answer(session, call)
+        # One look at the header's bytes tells the calls that are as they should be.
+        data = call.data
+        handler = self._handlers.get(data[4:20])
+        if handler is not None and data[24:28] == _OK:
+            return handler(session, call)
+        if call.type == FrameType.CALL:
+            return refuse(session, call, rpc_error(self._fault(call)))
+        if call.type == FrameType.CALL_WITH_FDS:
+            return self.answer(session, without_descriptors(call))
+        return _answer_message(call)
+
+    def _fault(self, call: Frame) -> str:
+        if (call.program, call.version) not in self._programs:
+            return f"Cannot find program {signed(call.program)} version {signed(call.version)}"
+        if call.status != Status.OK:
+            return f"Unexpected message status {call.status}"
+        return f"unknown procedure: {signed(call.procedure)}"
 
 
 def error_reply(call: Frame, error: ErrorReply) -> bytes:

@@ -16,7 +16,7 @@ from lockd.daemon.session import Session
 from lockd.daemon.state_file import own_process
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import DIRECT
-from lockd.wire.frames import encode, encode_reply
+from lockd.wire.frames import encode_reply
 from lockd.wire.lock import AcquireFlags, Procedure
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _client(session: Session) -> dict[str, Any]:
             "ownerUUID": str(owner.details.uuid) if owner else NO_UUID,
         },
         "lockd": {
-            "call": call and b64encode(encode(*call[1:-1], payload=call.payload)).decode(),
+            "call": call and b64encode(call.shortened).decode(),
             "input": b64encode(unfinished).decode(),
             "missing": missing,
             "output": b64encode(output).decode(),

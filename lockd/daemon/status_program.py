@@ -1,9 +1,11 @@
 """The status program: what ``lockctl`` asks of a running daemon."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from heapq import nsmallest
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from lockd import __version__
 from lockd.daemon import events
@@ -32,37 +34,39 @@ class Refused(Exception):
         self.reply = reply
 
 
+_Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""Answers the document of a question with another one."""
+
+
 class StatusProgram:
-    """Answers the calls of the status program; on the admin socket, so to the daemon's own user only."""
+    """Answers the calls of the status program; on the admin socket, so to the daemon's own user only.
+
+    :ivar handlers: who answers, by the procedure's number.
+    """
 
     def __init__(self, daemon: "Daemon") -> None:
         self._daemon = daemon
         self._table = daemon.table
         self._owners = daemon.owners
         self._started = time()
+        procedures: dict[int, _Answer] = {
+            Procedure.LOCKS: self._locks,
+            Procedure.DAEMON: self._about,
+            Procedure.RELEASE: self._release,
+            Procedure.FIND: self._find,
+        }
+        self.handlers = {number: partial(self._answer, procedure) for number, procedure in procedures.items()}
 
-    def answer(self, _session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes."""
+    def _answer(self, procedure: _Answer, _session: Session, call: Frame) -> bytes:
         try:
-            question = decode_document(call.payload)
-            match call.procedure:
-                case Procedure.LOCKS:
-                    document = self._locks(question)
-                case Procedure.DAEMON:
-                    document = self._about()
-                case Procedure.RELEASE:
-                    document = self._release(question)
-                case Procedure.FIND:
-                    document = self._find(question)
-                case _:
-                    return error_reply(call, rpc_error(f"unknown procedure: {call.procedure}"))
+            document = procedure(decode_document(call.payload))
         except ValueError:
             return error_reply(call, rpc_error("Unable to decode message payload"))
         except Refused as refusal:
             return error_reply(call, refusal.reply)
         return encode_reply(call, encode_document(document))
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self, _question: dict[str, Any]) -> dict[str, Any]:
         return {
             "version": __version__,
             "pid": os.getpid(),

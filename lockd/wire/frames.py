@@ -5,22 +5,21 @@ A frame is its own length (u32, itself included) and a header of six u32, then t
 
 from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-HEADER = Struct(">7I")
+HEADER: Final = Struct(">7I")
 """Length, program, version, procedure, type, serial, status."""
 
-LENGTH_MIN = HEADER.size
-LENGTH_MAX = 33554436
+LENGTH_MIN: Final = 28
+LENGTH_MAX: Final = 33554436
 """The largest length that virtlockd believes: 32 MiB of frame after the length itself."""
 
-_HEADER_SIZE = HEADER.size
-_LENGTH = Struct(">I")
-_pack_header = HEADER.pack
-_unpack_header = HEADER.unpack_from
-_NO_BYTES = b""
+_HEADER_SIZE: Final = 28
+_LENGTH: Final = Struct(">I")
+_KIND: Final = Struct(">4I")
+_unpack_length: Final[Callable[..., tuple[int]]] = _LENGTH.unpack_from
+_NO_BYTES: Final = b""
 
 
 class FrameType(IntEnum):
@@ -43,26 +42,68 @@ class Status(IntEnum):
     CONTINUE = 2
 
 
-# Members of an enumeration take several times as long to look up.
-_REPLY: Final = int(FrameType.REPLY)
-_OK: Final = int(Status.OK)
+class Frame:
+    """A frame: its header, and as much of its payload as is kept.
 
+    The numbers are as the peer sent them: known or not. They are taken from the bytes when somebody asks, which
+    for most calls nobody does: all calls of one kind have the same 16 bytes in common.
 
-class Frame(NamedTuple):
-    """A frame, taken apart. The numbers are as the peer sent them: known or not."""
+    :ivar data: its bytes. The length in them is that of the whole frame, also where its end was dropped.
+    """
 
-    length: int
-    program: int
-    version: int
-    procedure: int
-    type: int
-    serial: int
-    status: int
-    payload: bytes
+    __slots__ = ("data",)
 
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
-# NamedTuple's own constructor is a Python function, and takes three times as long.
-_make_frame: Callable[[tuple[Any, ...]], Frame] = partial(tuple.__new__, Frame)
+    @property
+    def kind(self) -> bytes:
+        """Program, version, procedure and type, as ``kind`` encodes them."""
+        return self.data[4:20]
+
+    @property
+    def program(self) -> int:
+        """The number of the program that is called."""
+        return self._number(1)
+
+    @property
+    def version(self) -> int:
+        """The version of the program."""
+        return self._number(2)
+
+    @property
+    def procedure(self) -> int:
+        """What is asked of the program."""
+        return self._number(3)
+
+    @property
+    def type(self) -> int:
+        """One of ``FrameType``, if it is known."""
+        return self._number(4)
+
+    @property
+    def serial(self) -> int:
+        """What the caller knows its reply by."""
+        return self._number(5)
+
+    @property
+    def status(self) -> int:
+        """One of ``Status``, if it is known."""
+        return self._number(6)
+
+    @property
+    def payload(self) -> bytes:
+        """The arguments, or the result."""
+        return self.data[_HEADER_SIZE:]
+
+    @property
+    def shortened(self) -> bytes:
+        """The bytes of a frame that is as long as what is kept of this one."""
+        return _LENGTH.pack(len(self.data)) + self.data[_LENGTH.size :]
+
+    def _number(self, place: int) -> int:
+        number: int = HEADER.unpack_from(self.data)[place]
+        return number
 
 
 class FrameError(ValueError):
@@ -83,9 +124,20 @@ def encode(
     return HEADER.pack(length, program, version, procedure, type_, serial, status) + payload
 
 
-def encode_success(call: Frame) -> bytes:
+def kind(program: int, version: int, procedure: int, type_: int = FrameType.CALL) -> bytes:
+    """Return what all frames of one kind have in common."""
+    return _KIND.pack(program, version, procedure, type_)
+
+
+def success_template(program: int, version: int, procedure: int) -> bytes:
+    """Return what ``encode_success`` begins all replies to one kind of call with."""
+    return _LENGTH.pack(_HEADER_SIZE) + kind(program, version, procedure, FrameType.REPLY)
+
+
+def encode_success(template: bytes, call: Frame) -> bytes:
     """Return the reply to ``call`` that says no more than that it was done."""
-    return _pack_header(_HEADER_SIZE, call.program, call.version, call.procedure, _REPLY, call.serial, _OK)
+    # The serial is the call's, and so is the status: it came with OK too.
+    return template + call.data[20:28]
 
 
 def encode_reply(call: Frame, payload: bytes = _NO_BYTES, status: int = Status.OK) -> bytes:
@@ -100,9 +152,14 @@ def without_descriptors(call: Frame) -> Frame:
 
     :raises FrameError: it brings descriptors, or does not say how many.
     """
-    if call.payload[: _LENGTH.size] != bytes(_LENGTH.size):
+    number, arguments = call.payload[: _LENGTH.size], call.payload[_LENGTH.size :]
+    if number != bytes(_LENGTH.size):
         raise FrameError("a call with descriptors")
-    return call._replace(type=FrameType.CALL, payload=call.payload[_LENGTH.size :])
+    return Frame(
+        encode(
+            call.program, call.version, call.procedure, FrameType.CALL, call.serial, call.status, arguments
+        )
+    )
 
 
 class FrameReader:
@@ -147,10 +204,10 @@ class FrameReader:
         :raises FrameError: its length is one that no frame has.
         """
         size = len(data)
-        if _HEADER_SIZE <= size <= self._kept and self.is_empty:
-            header = _unpack_header(data, 0)
-            if header[0] == size:
-                return _make_frame((*header, data[_HEADER_SIZE:]))
+        if _HEADER_SIZE <= size <= self._kept and not self._buffer and self._oversized is None:
+            (length,) = _unpack_length(data)
+            if length == size:
+                return Frame(data)
         self.feed(data)
         return self.next_frame()
 
@@ -165,14 +222,13 @@ class FrameReader:
         available = len(buffer) - offset
         if available < _HEADER_SIZE:
             if available >= _LENGTH.size:
-                _check_length(*_LENGTH.unpack_from(buffer, offset))
+                _check_length(*_unpack_length(buffer, offset))
             return None
-        header = _unpack_header(buffer, offset)
-        length = header[0]
+        (length,) = _unpack_length(buffer, offset)
         if not LENGTH_MIN <= length <= available:
             _check_length(length)
             if available >= self._kept:
-                self._keep_oversized(header, length - available)
+                self._keep_oversized(length - available)
             return None
         if length == available:
             # All of it: an idle client costs no buffer.
@@ -180,12 +236,12 @@ class FrameReader:
         else:
             self._offset = offset + length
         end = offset + (length if length < self._kept else self._kept)
-        return _make_frame((*header, buffer[offset + _HEADER_SIZE : end]))
+        return Frame(buffer[offset:end])
 
-    def _keep_oversized(self, header: tuple[int, ...], missing: int) -> None:
+    def _keep_oversized(self, missing: int) -> None:
         """Keep what arguments can be in; the rest of the frame is dropped as it arrives."""
         start = self._offset
-        self._oversized = _make_frame((*header, self._buffer[start + _HEADER_SIZE : start + self._kept]))
+        self._oversized = Frame(self._buffer[start : start + self._kept])
         self._missing = missing
         self._buffer, self._offset = _NO_BYTES, 0
 
@@ -204,11 +260,8 @@ class FrameReader:
         rest = self._buffer[self._offset :]
         if self._oversized is None:
             return rest, 0
-        length, *header, payload = self._oversized
-        if not self._missing:
-            # All of it was there. What was dropped is not in it any more, so it is shorter now.
-            length = HEADER.size + len(payload)
-        return HEADER.pack(length, *header) + payload + rest, self._missing
+        frame = self._oversized
+        return (frame.data if self._missing else frame.shortened) + rest, self._missing
 
     def resume(self, data: bytes, missing: int) -> None:
         """Go on where another reader's ``unfinished`` says it stopped."""

@@ -3,24 +3,25 @@
 Its calls are a daemon's whole load, so they are decoded with ``struct``; a test holds that against xdrlib3.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
 from struct import error as StructError  # noqa: N812
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from lockd.wire.xdr import DecodeError, Decoder, Encoder, encode_string
 
-PROGRAM = 0x0EA7BEEF
-VERSION = 1
-STRING_MAX = 65536
-ARGUMENTS_MAX = 2 * (4 + STRING_MAX) + 4
+PROGRAM: Final = 0x0EA7BEEF
+VERSION: Final = 1
+STRING_MAX: Final = 65536
+ARGUMENTS_MAX: Final = 2 * (4 + STRING_MAX) + 4
 """Bytes of the largest arguments: those of the procedures that take a path, a name and flags."""
 
-_UINT32 = Struct(">I")
-_unpack_uint32 = _UINT32.unpack_from
-_UUID_BYTES = 16
+_UINT32: Final = Struct(">I")
+_unpack_uint32: Final[Callable[..., tuple[int]]] = _UINT32.unpack_from
+_UUID_BYTES: Final = 16
 
 
 class Procedure(IntEnum):

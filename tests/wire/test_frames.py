@@ -19,6 +19,8 @@ from lockd.wire.frames import (
     encode,
     encode_reply,
     encode_success,
+    kind,
+    success_template,
     without_descriptors,
 )
 from tests.wire.strategies import packed, uint32
@@ -50,11 +52,15 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places)]
 
 
+def header_of(frame: Frame) -> Header:
+    return frame.program, frame.version, frame.procedure, frame.type, frame.serial, frame.status
+
+
 def read(reader: FrameReader) -> list[Sent]:
     """All frames that are there to be read, without their lengths."""
     found = []
     while (frame := reader.next_frame()) is not None:
-        found.append((frame[1:-1], frame.payload))
+        found.append((header_of(frame), frame.payload))
     return found
 
 
@@ -171,7 +177,7 @@ def test_what_is_encoded_is_what_xdrlib_writes(header: Header, payload: bytes) -
 @given(headers, payloads, st.sampled_from(Status))
 def test_a_reply_repeats_what_the_call_says(header: Header, payload: bytes, status: Status) -> None:
     program, version, procedure, _, serial, _ = header
-    call = Frame(LENGTH_MIN, *header, b"")
+    call = Frame(encode(*header))
     expected = (program, version, procedure, FrameType.REPLY, serial, status)
     assert encode_reply(call, payload, status) == stream_of([(expected, payload)])
 
@@ -190,21 +196,36 @@ def test_a_reader_says_when_it_has_returned_all(header: Header, sent: list[Sent]
 
 
 @given(headers)
+def test_frames_of_a_kind_have_their_first_numbers_in_common(header: Header) -> None:
+    assert Frame(encode(*header)).kind == kind(*header[:4])
+
+
+@given(headers, payloads)
+def test_a_frame_whose_end_was_dropped_is_a_whole_one_when_it_is_shortened(
+    header: Header, payload: bytes
+) -> None:
+    sent = encode(*header, payload=payload + b"dropped")
+    assert Frame(sent[: LENGTH_MIN + len(payload)]).shortened == encode(*header, payload=payload)
+
+
+@given(headers)
 def test_a_success_is_a_reply_without_payload(header: Header) -> None:
-    call = Frame(LENGTH_MIN, *header, b"")
-    assert encode_success(call) == encode_reply(call)
+    program, version, procedure, type_, serial, _ = header
+    call = Frame(encode(program, version, procedure, type_, serial))
+    assert encode_success(success_template(program, version, procedure), call) == encode_reply(call)
 
 
 @given(headers, payloads)
 def test_a_call_without_descriptors_is_a_plain_call(header: Header, payload: bytes) -> None:
-    call = Frame(LENGTH_MIN + 4 + len(payload), *header, packed("u", 0) + payload)
+    call = Frame(encode(*header, payload=packed("u", 0) + payload))
     plain = without_descriptors(call)
-    assert (plain.type, plain.payload) == (FrameType.CALL, payload)
-    assert plain._replace(type=call.type, payload=call.payload) == call
+    program, version, procedure, _, serial, status = header
+    assert header_of(plain) == (program, version, procedure, FrameType.CALL, serial, status)
+    assert plain.payload == payload
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(3), packed("u", 1), packed("u", 2**32 - 1) + bytes(8)])
 def test_a_call_with_descriptors_cannot_be_followed(payload: bytes) -> None:
-    call = Frame(LENGTH_MIN + len(payload), 1, 1, 1, FrameType.CALL_WITH_FDS, 1, 0, payload)
+    call = Frame(encode(1, 1, 1, FrameType.CALL_WITH_FDS, 1, 0, payload))
     with pytest.raises(FrameError, match="descriptors"):
         without_descriptors(call)
