@@ -10,7 +10,7 @@ import os
 import select
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import trio
 
@@ -22,21 +22,30 @@ HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 Handler: TypeAlias = Callable[[int], None]
 """Serves a descriptor; it is given the events that are ready on it, and must not block."""
 
-_EAGER_POLLS = 40
+_EAGER_POLLS: Final = 40
 """How often to ask for the next call without sleeping, about a microsecond each. For a client that calls again at
 once, going to sleep and being woken costs more than the call (measured: 54 µs a call instead of 37)."""
 
-_LINGER = 0.005
+_LINGER: Final = 0.005
 """Seconds to wait for the next call then, before going back to trio, whose scheduler's round costs more than an
 epoll_wait; what else is due waits for this long at most. A wait shorter than the kernel's tick costs more: it sets
 a timer for every call (measured: 35 µs a call instead of 27)."""
 
-_PATIENCE = (*[0.0] * _EAGER_POLLS, _LINGER)
+_PATIENCE: Final = (*[0.0] * _EAGER_POLLS, _LINGER)
 
-_SLICE = 0.005
+_AT_ONCE: Final = (0.0,)
+
+_SLICE: Final = 0.005
 """Seconds of serving after which the other tasks get their turn, however much there is to serve."""
 
 _logger = logging.getLogger(__name__)
+
+
+class Flushable(Protocol):
+    """What collects output until a turn ends."""
+
+    def flush(self) -> None:
+        """Send it."""
 
 
 class Reactor:
@@ -47,7 +56,7 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._leftover: dict[Callable[[], None], None] = {}
         self._forgotten: set[int] = set()
-        self._flushes: list[Callable[[], None]] = []
+        self._unsent: list[Flushable] = []
         self._waits = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake, READABLE, self._on_wake)
@@ -80,9 +89,9 @@ class Reactor:
     def _on_wake(self, _ready: int) -> None:
         os.eventfd_read(self._wake)
 
-    def at_end_of_turn(self, flush: Callable[[], None]) -> None:
-        """Call ``flush`` when all that is ready in this turn has been served."""
-        self._flushes.append(flush)
+    def flush_later(self, connection: Flushable) -> None:
+        """Flush ``connection`` when all that is ready in this turn has been served."""
+        self._unsent.append(connection)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -109,7 +118,21 @@ class Reactor:
     def _turn(self) -> bool:
         """Serve all that is ready once; return whether anything was."""
         leftover, self._leftover = self._leftover, {}
-        events = self._poll(_PATIENCE[:1] if leftover else _PATIENCE)
+        events = self._poll(_AT_ONCE if leftover else _PATIENCE)
+        self._serve(events)
+        if events:
+            # Of those who got their replies at the end of the last turn, most have called by now: all are served
+            # before the first is woken by a reply (measured: 4 % more calls with 16 clients).
+            self._serve(self._epoll.poll(0))
+        for serve in leftover:
+            serve()
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for connection in unsent:
+                connection.flush()
+        return bool(events or leftover)
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
         self._forgotten.clear()
         for fd, ready in events:
             # An earlier handler of this turn may have closed the descriptor, and its number may be another's.
@@ -120,10 +143,3 @@ class Reactor:
             except Exception:
                 # A fault of one handler must not end the daemon, and all locks with it.
                 _logger.exception("descriptor %d could not be served", fd)
-        for serve in leftover:
-            serve()
-        if self._flushes:
-            flushes, self._flushes = self._flushes, []
-            for flush in flushes:
-                flush()
-        return bool(events or leftover)

@@ -1,6 +1,7 @@
 """A session: one client's connection, from its bytes to its replies."""
 
 import logging
+import os
 import socket
 import struct
 from time import time
@@ -14,7 +15,10 @@ _RECEIVE_BYTES: Final = 65536
 _CALLS_PER_TURN: Final = 32
 """Calls that one connection has answered before the others get their turn, however many it sends at once."""
 
-_CREDENTIALS = struct.Struct("3i")
+_read: Final = os.read
+_write: Final = os.write
+
+_CREDENTIALS: Final = struct.Struct("3i")
 
 _logger = logging.getLogger(__name__)
 
@@ -100,17 +104,17 @@ class Session:
         self._output = unsent
         if call is not None:
             self._serve(call)
-        self._flush()
+        self.flush()
         self._reactor.again(self._serve_on)
 
     def _on_ready(self, ready: int) -> None:
         try:
-            if ready & WRITABLE:
-                self._flush()
-            elif ready & READABLE:
+            if ready & READABLE:
                 # Who sends faster than it is served is read no faster.
                 if not self._behind:
                     self._receive()
+            elif ready & WRITABLE:
+                self.flush()
             elif ready & HUNG_UP:
                 self.close()
             elif not (self.waiting_call or self._stuck or self.closed):
@@ -118,7 +122,7 @@ class Session:
         except FrameError as error:
             _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
             # What was done for the calls before has to be said.
-            self._flush()
+            self.flush()
             self.close()
         except Exception:
             # A fault of the daemon's own costs this connection, and not the locks of all others.
@@ -127,7 +131,7 @@ class Session:
 
     def _receive(self) -> None:
         try:
-            data = self.socket.recv(_RECEIVE_BYTES)
+            data = _read(self.fd, _RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -146,7 +150,7 @@ class Session:
         served = 0
         while call is not None:
             if not self._output:
-                self._reactor.at_end_of_turn(self._flush)
+                self._reactor.flush_later(self)
             reply = self._server.answer(self, call)
             if reply is None:
                 self.waiting_call = call
@@ -173,22 +177,23 @@ class Session:
         if not self.closed:
             self._output += reply
             self._watch_what_matters()
-            self._flush()
+            self.flush()
             self._reactor.again(self._serve_on)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Send what waits to be sent, as far as the client reads it."""
-        if self.closed or not self._output:
+        output = self._output
+        if self.closed or not output:
             return
         try:
-            sent = self.socket.send(self._output)
+            sent = _write(self.fd, output)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.close()
             return
-        self._output = self._output[sent:]
-        stuck = self._output != b""
+        stuck = sent < len(output)
+        self._output = output[sent:] if stuck else b""
         if stuck is not self._stuck:
             self._stuck = stuck
             self._watch_what_matters()
