@@ -11,6 +11,7 @@ import socket
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -253,7 +254,7 @@ def _watch_over_unknown_owners(daemon: Daemon) -> None:
 def _adopt_server(daemon: Daemon, server: Server, entry: dict[str, Any]) -> None:
     extra = _dictionary(entry, "lockd")
     configured = _dictionary(extra, "configured")
-    for name in vars(server.limits):
+    for name in asdict(server.limits):
         # What was configured may have another value by now; what was set at run time stays.
         if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
             setattr(server.limits, name, entry[name])

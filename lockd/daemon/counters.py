@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 LATENCY_CLASSES: Final = 64
+_NAMES: Final = ("busy", "failed", "fenced", "latencies", "latency_sum", "upgrades")
 
 
 class Counters:
@@ -19,7 +20,7 @@ class Counters:
     :ivar upgrades: how often the program was replaced while it served.
     """
 
-    __slots__ = ("busy", "failed", "fenced", "latencies", "latency_sum", "upgrades")
+    __slots__ = _NAMES
 
     def __init__(self) -> None:
         self.latencies = [0] * LATENCY_CLASSES
@@ -31,11 +32,11 @@ class Counters:
 
     def describe(self) -> dict[str, Any]:
         """Return all counters."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _NAMES}
 
     def adopt(self, told: Mapping[str, Any]) -> None:
         """Go on from the counters of the program before this one, as far as they are what this one counts."""
-        for name in self.__slots__:
+        for name in _NAMES:
             value = told.get(name)
             if _is_like(value, getattr(self, name)):
                 setattr(self, name, value)

@@ -49,13 +49,22 @@ def text_of(record: logging.LogRecord) -> str:
     return text
 
 
+def _module_of(record: logging.LogRecord) -> str:
+    return record.name.rpartition(".")[2]
+
+
+def _is_traced(record: logging.LogRecord) -> bool:
+    """Whether the record tells where it was made. Compiled code has no frames, so its caller's caller is told."""
+    return record.module == _module_of(record)
+
+
 def line_of(record: logging.LogRecord) -> bytes:
     """Return the line of a message, in libvirt's form: time, pid, level, where it was logged, and its text."""
     seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
     level = level_of(record).name.lower()
     line = (
         f"{seconds}.{int(record.msecs):03}+0000: {record.process}: {level} : "
-        f"{record.module}:{record.lineno} : {text_of(record)}\n"
+        f"{_module_of(record)}:{record.lineno if _is_traced(record) else 0} : {text_of(record)}\n"
     )
     return line.encode(errors="surrogateescape")
 
@@ -153,11 +162,14 @@ class Journal:
             "PRIORITY": _PRIORITIES[level_of(record)],
             "SYSLOG_FACILITY": _FACILITY_DAEMON,
             "SYSLOG_IDENTIFIER": "virtlockd",
-            "CODE_FILE": record.pathname,
-            "CODE_LINE": record.lineno,
-            "CODE_FUNC": record.funcName,
             **getattr(record, "fields", {}),
         }
+        if _is_traced(record):
+            fields |= {
+                "CODE_FILE": record.pathname,
+                "CODE_LINE": record.lineno,
+                "CODE_FUNC": record.funcName,
+            }
         self._datagrams.send(b"".join(_journal_field(name, str(value)) for name, value in fields.items()))
 
 

@@ -36,9 +36,8 @@ def acquire(path: Path) -> int:
 
 
 def write(fd: int) -> None:
-    """Write this process's pid into the locked file."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    """Write this process's pid into the locked file, whose first line is a pid at any moment."""
+    os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))
 
 
 def _holder(path: Path) -> str:

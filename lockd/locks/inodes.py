@@ -17,12 +17,17 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
-Identity: TypeAlias = tuple[int, int]
+Identity: TypeAlias = tuple[int, ...]
 """What makes two files the same one: device and inode, or a block device's number and -1."""
 
-_WITHOUT_WAITING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_NO_INODE = -1
-_NOT_OPEN = -1
+_open: Final = os.open
+_close: Final = os.close
+_fstat: Final = os.fstat
+_is_block_device: Final = stat.S_ISBLK
+
+_WITHOUT_WAITING: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_NO_INODE: Final = -1
+_NOT_OPEN: Final = -1
 
 ABANDONED: Final = "a call that an upgrade cut off"
 """The holder of a descriptor that a worker thread had just opened when the process was replaced. Whoever asks for
@@ -37,7 +42,7 @@ def identity_of(status: os.stat_result) -> Identity:
 
     Two nodes of one block device are two inodes to the kernel's locks, and the same disk.
     """
-    if stat.S_ISBLK(status.st_mode):
+    if _is_block_device(status.st_mode):
         return status.st_rdev, _NO_INODE
     return status.st_dev, status.st_ino
 
@@ -88,8 +93,8 @@ class Inodes:
         flags |= _WITHOUT_WAITING
         if self._parked:
             return self.open_pinned(path, flags, holder)
-        fd = os.open(path, flags, 0o600)
-        return self._claim_open(Claim(holder, identity_of(os.fstat(fd)), fd))
+        fd = _open(path, flags, 0o600)
+        return self._claim_open(Claim(holder, identity_of(_fstat(fd)), fd))
 
     def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
         """Do the same without ever opening a claimed inode: pin it first, claim it, then open what is pinned.
@@ -167,11 +172,14 @@ class Inodes:
         """
         try:
             if claim.fd != _NOT_OPEN:
-                os.close(claim.fd)
+                _close(claim.fd)
         finally:
             self._forget(claim)
 
     def _claim_open(self, claim: Claim) -> Claim:
+        # Mostly nobody has the inode, and that one step is no other thread's business: setdefault is atomic.
+        if self._claims.setdefault(claim.identity, claim) is claim:
+            return claim
         with self._mutex:
             present = self._claims.setdefault(claim.identity, claim)
             if present is claim:

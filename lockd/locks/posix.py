@@ -10,8 +10,12 @@ import re
 import struct
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
 from pathlib import Path
+from typing import Final
 
-_LOCKED_BYTES = 1
+_LOCKED_BYTES: Final = 1
+_EXCLUSIVELY: Final = LOCK_EX | LOCK_NB
+_SHARED: Final = LOCK_SH | LOCK_NB
+_lockf: Final = lockf
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid; native sizes and alignment.
 _FLOCK = struct.Struct("hhqqi4x" if struct.calcsize("P") == 8 else "hhlli")
@@ -24,7 +28,7 @@ def lock_exclusive(fd: int) -> None:
     :raises BlockingIOError: another process holds a lock.
     :raises OSError: the file system cannot lock.
     """
-    lockf(fd, LOCK_EX | LOCK_NB, _LOCKED_BYTES)
+    _lockf(fd, _EXCLUSIVELY, _LOCKED_BYTES)
 
 
 def lock_shared(fd: int) -> None:
@@ -33,7 +37,7 @@ def lock_shared(fd: int) -> None:
     :raises BlockingIOError: another process holds a lock for writing.
     :raises OSError: the file system cannot lock.
     """
-    lockf(fd, LOCK_SH | LOCK_NB, _LOCKED_BYTES)
+    _lockf(fd, _SHARED, _LOCKED_BYTES)
 
 
 EXCLUSIVE = "WRITE"
@@ -41,7 +45,7 @@ SHARED = "READ"
 """What the kernel calls the modes."""
 
 
-def held_locks() -> dict[tuple[int, int], str]:
+def held_locks() -> dict[tuple[int, ...], str]:
     """Return the mode of this process's POSIX lock on each file, by device and inode, as the kernel says.
 
     The device is the file system's own, which is another one than stat(2) tells where one has several (btrfs).

@@ -1,23 +1,24 @@
 """A resource: one name in a lockspace, and the kernel's lock behind it."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from itertools import count
 from time import time
-from typing import Any, Final
+from typing import Final
 
 from lockd.locks import posix
 from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed
 from lockd.locks.inodes import Claim, Claimed, Identity, Inodes, identity_of
 
-_OPEN_OR_CREATE = os.O_RDWR | os.O_CREAT
+_OPEN: Final = os.O_RDWR
+_OPEN_OR_CREATE: Final = os.O_RDWR | os.O_CREAT
 
 LOST = "the lock was lost, and taken again"
 """The doubt of a resource that others may have used meanwhile."""
 
-_numbers = count(1)
+_next_number: Final = count(1).__next__
+_clock: Final = time
 
 
 class State(Enum):
@@ -66,14 +67,14 @@ class Resource:
     )
 
     def __init__(self, lockspace: str, name: str, path: str, shared: bool, autocreate: bool) -> None:
-        self.number = next(_numbers)
+        self.number = _next_number()
         self.lockspace = lockspace
         self.name = name
         self.path = path
         self.shared = shared
         self.autocreate = autocreate
         self.owners: dict[int, int] = {}
-        self.since = time()
+        self.since = _clock()
         self.slow_mount: str | None = None
         self.doubt: str | None = None
         self.state = _ACQUIRING
@@ -86,7 +87,7 @@ class Resource:
         :raises SystemCallFailed: the file cannot be opened or locked. ELOOP may only mean that the path is a
             symbolic link, and EWOULDBLOCK that there is a lease on the file: those are for ``take_pinned``.
         """
-        self._take(inodes, inodes.open)
+        self._take(inodes, pinned=False)
 
     def take_pinned(self, inodes: Inodes) -> None:
         """Lock the file, whatever file system its path leads to; for a worker thread.
@@ -94,15 +95,18 @@ class Resource:
         :raises Busy: another process, or another name of the same file, holds it.
         :raises SystemCallFailed: the file cannot be opened or locked.
         """
-        self._take(inodes, inodes.open_pinned)
+        self._take(inodes, pinned=True)
 
-    def _take(self, inodes: Inodes, open_claimed: Callable[[str, int, Any], Claim]) -> None:
-        flags = _OPEN_OR_CREATE if self.autocreate else os.O_RDWR
+    def _take(self, inodes: Inodes, *, pinned: bool) -> None:
+        flags = _OPEN_OR_CREATE if self.autocreate else _OPEN
         while True:
             try:
-                claim = open_claimed(self.path, flags, self)
-            except Claimed as error:
-                raise Busy(self.name, error.claim.holder) from None
+                if pinned:
+                    claim = inodes.open_pinned(self.path, flags, self)
+                else:
+                    claim = inodes.open(self.path, flags, self)
+            except Claimed as claimed:
+                raise Busy(self.name, claimed.claim.holder) from None
             except OSError as error:
                 action = "open/create" if self.autocreate else "open"
                 raise SystemCallFailed(f"Unable to {action} resource {self.path}", error) from None

@@ -28,7 +28,7 @@ from lockd.locks.resource import Resource, State
 _HELD: Final = State.HELD
 _RELEASING: Final = State.RELEASING
 
-DIRECT = ""
+DIRECT: Final = ""
 """The path that stands for the direct lockspace, where a resource's name is the path of its file."""
 
 
@@ -218,7 +218,11 @@ class LockTable:
         count = resource.owners.get(owner, 0)
         resource.owners[owner] = count + 1
         if count == 0:
-            self._holdings.setdefault(owner, []).append(resource)
+            holdings = self._holdings.get(owner)
+            if holdings is None:
+                self._holdings[owner] = [resource]
+            else:
+                holdings.append(resource)
 
     def _end_owner(self, resource: Resource, owner: int) -> None:
         holdings = self._holdings[owner]
@@ -311,8 +315,8 @@ def delete_file(inodes: Inodes, path: str, name: str) -> None:
     """
     try:
         inodes.unlink(path)
-    except Claimed as error:
-        raise Busy(name, error.claim.holder) from None
+    except Claimed as claimed:
+        raise Busy(name, claimed.claim.holder) from None
     except FileNotFoundError:
         return
     except OSError as error:

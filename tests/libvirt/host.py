@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.waiting import end_process
+from tests.waiting import end_process, wait_until
 
 # What the name of a lock daemon in a test's parameters stands for.
 DAEMONS = {
@@ -243,7 +243,10 @@ class Host:
         return {str(_INSTALLED_DAEMON): "virtlockd", os.path.realpath(sys.executable): "lockd"}[program]
 
     def _pid_in(self, name: str) -> int:
-        return int((self._pid_files / name).read_text())
+        file = self._pid_files / name
+        # virtlockd empties its file before it writes it, at a hand-over too.
+        wait_until(lambda: file.read_text() != "", f"a pid is in {file}")
+        return int(file.read_text())
 
     def guest_pid(self, name: str) -> int:
         """The pid of the QEMU of the guest of that name."""

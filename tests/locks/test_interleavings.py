@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
-from lockd.locks.errors import Busy
-from lockd.locks.inodes import Inodes
-from lockd.locks.resource import Resource
-from lockd.locks.table import create_file, delete_file
 from tests.kernel_locks import locks_of
+from tests.uncompiled import uncompiled
+
+with uncompiled():
+    from lockd.locks.errors import Busy
+    from lockd.locks.inodes import Inodes
+    from lockd.locks.resource import Resource
+    from lockd.locks.table import create_file, delete_file
 
 SYSTEM_CALLS = {"posix", "fcntl"}  # the modules of Python's functions for them
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.log.log_control import LogControl, lock_held, log_an_error
 from tests.private_daemon import PrivateDaemon, private_daemon
+from tests.raw_client import RawClient
 
 
 @pytest.fixture
@@ -124,6 +125,16 @@ def test_a_message_is_one_line_that_says_who_and_why(daemon: PrivateDaemon, tmp_
     missing = f"{daemon.directory}/missing"
     assert f"was refused {missing}: Unable to open resource {missing}: No such file or directory" in rest
     assert "(pid " in rest
+
+
+def test_a_message_names_the_module_it_comes_from_also_where_that_is_compiled(
+    daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    LogControl(daemon).set_outputs(f"3:file:{tmp_path}/log")
+    with RawClient(daemon, owner=None) as client:
+        assert client.new("/lockspace") is not None
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert f" {daemon.pid}: error : server:" in line
 
 
 def test_a_name_cannot_look_like_another_line(daemon: PrivateDaemon, tmp_path: Path) -> None:
