@@ -25,7 +25,7 @@ $(VENV)/.requirements: requirements/build.txt requirements/run.txt
 	@touch $@
 
 # The way of an acquire is compiled, which takes half a minute; pyproject.toml names its modules.
-$(VENV)/.run: $(VENV)/.requirements pyproject.toml $(foreach room,wire locks daemon,$(wildcard lockd/$(room)/*.py))
+$(VENV)/.run: $(VENV)/.requirements pyproject.toml $(foreach room,wire locks daemon daemon/*,$(wildcard lockd/$(room)/*.py))
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	@# A daemon that is compiled beforehand starts, and takes over, in half the time.
 	$(BIN)/python -m compileall -q lockd
@@ -77,6 +77,6 @@ requirements: ## write requirements/*.txt anew from requirements/*.in (needs pip
 	done
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build *.so lockd/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.so lockd/*/*.so lockd/*/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 include install.mk

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
-from lockd.daemon.config import Config, read_config
-from lockd.daemon.log_settings import settings_at_start
+from lockd.daemon.log.settings import settings_at_start
+from lockd.daemon.start.config import Config, read_config
 from tests.private_daemon import VIRTLOCKD, private_daemon
 
 _DIRECTORY = Path(__file__).parents[1] / "conf"

@@ -8,19 +8,19 @@ from typing import Final
 import trio
 
 from lockd.daemon import systemd
-from lockd.daemon.admin_program import AdminProgram
-from lockd.daemon.config import Config
 from lockd.daemon.counters import Counters
-from lockd.daemon.lock_program import LockProgram
 from lockd.daemon.locker import Locker
-from lockd.daemon.log import Log
+from lockd.daemon.log.log import Log
 from lockd.daemon.mount_watch import follow_mounts
 from lockd.daemon.owners import Owners
+from lockd.daemon.programs.admin_program import AdminProgram
+from lockd.daemon.programs.lock_program import LockProgram
+from lockd.daemon.programs.status_program import StatusProgram
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Limits, Server
 from lockd.daemon.slow_calls import SlowCalls
-from lockd.daemon.sockets import Listeners
-from lockd.daemon.status_program import StatusProgram
+from lockd.daemon.start.config import Config
+from lockd.daemon.start.sockets import Listeners
 from lockd.daemon.tasks import Tasks
 from lockd.locks.mounts import MountTable
 from lockd.locks.resource import State

@@ -13,8 +13,19 @@ from typing import Any
 
 import trio
 
-from lockd.daemon import pidfile, state_file, systemd
-from lockd.daemon.adoption import (
+from lockd.daemon import systemd
+from lockd.daemon.daemon import Daemon
+from lockd.daemon.failure import Failure
+from lockd.daemon.log.log import Log
+from lockd.daemon.log.settings import LogSettingError, settings_at_start
+from lockd.daemon.start import pidfile
+from lockd.daemon.start.background import go_into_background
+from lockd.daemon.start.config import Config, read_config
+from lockd.daemon.start.options import Options, parse_options
+from lockd.daemon.start.sockets import Listeners, listen
+from lockd.daemon.tasks import Tasks
+from lockd.daemon.upgrade import state_file
+from lockd.daemon.upgrade.adoption import (
     adopt,
     adopt_leftovers,
     adopt_listeners,
@@ -22,16 +33,7 @@ from lockd.daemon.adoption import (
     claim_orphans,
     tell_of_locks,
 )
-from lockd.daemon.background import go_into_background
-from lockd.daemon.config import Config, read_config
-from lockd.daemon.daemon import Daemon
-from lockd.daemon.failure import Failure
-from lockd.daemon.handover import HandOver, own_command
-from lockd.daemon.log import Log
-from lockd.daemon.log_settings import LogSettingError, settings_at_start
-from lockd.daemon.options import Options, parse_options
-from lockd.daemon.sockets import Listeners, listen
-from lockd.daemon.tasks import Tasks
+from lockd.daemon.upgrade.handover import HandOver, own_command
 from lockd.locks.inodes import Inodes
 from lockd.wire.addresses import Addresses, own_addresses
 

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, TypeVar
 
-from lockd.daemon.config import Config
 from lockd.daemon.failure import Failure
+from lockd.daemon.start.config import Config
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import Final, Protocol
 
-from lockd.daemon.log_settings import JOURNAL_SOCKET, Level, LogSettingError, Output
+from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
 from lockd.locks.inodes import Claim, Claimed, Inodes
 
 _SYSLOG_SOCKET: Final = "/dev/log"

@@ -18,11 +18,12 @@ from typing import Final, NoReturn
 
 import trio
 
-from lockd.daemon import state_file, systemd
+from lockd.daemon import systemd
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
-from lockd.daemon.options import Options
-from lockd.daemon.state import Successor, describe, descriptors, unfinished
+from lockd.daemon.start.options import Options
+from lockd.daemon.upgrade import state_file
+from lockd.daemon.upgrade.state import Successor, describe, descriptors, unfinished
 
 # A new process closes its copies of all descriptors, and that of a file on a hung server does not return before the
 # server does. A parent that used vfork(2) would wait as long, and all clients with it.

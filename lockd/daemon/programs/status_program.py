@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from lockd import __version__
 from lockd.daemon import events
-from lockd.daemon.explain import owner_words
 from lockd.daemon.owner_process import was_running
+from lockd.daemon.programs.explain import owner_words
 from lockd.daemon.server import error_reply
 from lockd.daemon.session import Session
 from lockd.locks.errors import UnknownLockspace

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lockd.daemon import events
-from lockd.daemon.log_settings import (
+from lockd.daemon.log.settings import (
     Level,
     LogSettingError,
     LogSettings,
@@ -20,7 +20,7 @@ from lockd.daemon.log_settings import (
     parse_filters,
     parse_outputs,
 )
-from lockd.daemon.log_sinks import LogFile, Sink, level_of, open_sink
+from lockd.daemon.log.sinks import LogFile, Sink, level_of, open_sink
 from lockd.locks.inodes import Claimed, Inodes
 
 _LEVELS: Final = {
@@ -33,7 +33,7 @@ _LEVELS: Final = {
 _LIBVIRT_NAMES: Final = {
     "lockd.locks": "locking.lock_daemon util.lockspace",
     "lockd.daemon": "locking.lock_daemon",
-    "lockd.daemon.admin_program": "admin.admin_server daemon.admin",
+    "lockd.daemon.programs.admin_program": "admin.admin_server daemon.admin",
     "lockd.daemon.reactor": "util.event",
     "lockd.daemon.server": "rpc.netserver",
     "lockd.daemon.session": "rpc.netserverclient rpc.netmessage rpc.netsocket",

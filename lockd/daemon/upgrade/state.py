@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.server import LOCK_SERVER, Server
 from lockd.daemon.session import Session
-from lockd.daemon.state_file import own_process
+from lockd.daemon.upgrade.state_file import own_process
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import DIRECT
 from lockd.wire.frames import encode_reply

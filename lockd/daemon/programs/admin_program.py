@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from lockd.daemon.log_settings import LogSettingError
+from lockd.daemon.log.settings import LogSettingError
 from lockd.daemon.server import Server, refuse
 from lockd.daemon.session import Session
 from lockd.wire import admin

@@ -19,14 +19,15 @@ from uuid import UUID
 
 import trio
 
-from lockd.daemon import events, pidfile
+from lockd.daemon import events
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.owner_process import OwnerProcess, open_pidfd
 from lockd.daemon.server import ADMIN_SERVER, LOCK_SERVER, Server
 from lockd.daemon.session import Session
-from lockd.daemon.sockets import Listeners, listen
-from lockd.daemon.state import NO_UUID
+from lockd.daemon.start import pidfile
+from lockd.daemon.start.sockets import Listeners, listen
+from lockd.daemon.upgrade.state import NO_UUID
 from lockd.locks import posix
 from lockd.locks.errors import Busy, NotHeld
 from lockd.locks.inodes import ABANDONED, ORPHANED, Claimed, Identity, Inodes, identity_of

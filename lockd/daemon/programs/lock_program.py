@@ -8,10 +8,10 @@ from typing import Final, TypeAlias
 
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
-from lockd.daemon.explain import busy_message
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
-from lockd.daemon.replies import lock_error_reply
+from lockd.daemon.programs.explain import busy_message
+from lockd.daemon.programs.replies import lock_error_reply
 from lockd.daemon.server import Handler, error_reply, refuse
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from lockd.daemon.log_sinks import LogFile
+from lockd.daemon.log.sinks import LogFile
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.locks.errors import Busy, Outsider
 from lockd.locks.resource import Resource, State

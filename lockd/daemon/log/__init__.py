@@ -1,0 +1,1 @@
+"""The log: what it is set to, which messages are wanted, where they go."""

@@ -1,0 +1,1 @@
+"""What a daemon starts from: command line, configuration, pid file, listening sockets, the background."""
