@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,16 +29,18 @@ class OwnerProcess:
     :ivar details: what the owner's latest REGISTER said of it.
     :ivar pidfd: the process; None once it is watched no more, and where none of this pid can be seen from here.
     :ivar ended: whether the process has ended; a zombie has.
+    :ivar at_end: called with it when ``on_ready`` tells of its end.
     :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
     """
 
-    __slots__ = ("_end", "details", "ended", "fencing_since", "pid", "pidfd", "sessions")
+    __slots__ = ("_end", "at_end", "details", "ended", "fencing_since", "pid", "pidfd", "sessions")
 
     def __init__(self, details: Owner, pidfd: int | None) -> None:
         self.pid: Final = details.pid
         self.details = details
         self.pidfd = pidfd
         self.ended = False
+        self.at_end: Callable[[OwnerProcess], None] | None = None
         # Most owners are never waited for: an event for each would be 1 MB with 4000 guests.
         self._end: trio.Event | None = None
         self.fencing_since: float | None = None
@@ -46,6 +49,11 @@ class OwnerProcess:
     def has_ended(self) -> bool:
         """Whether the process is known to have ended, by asking the kernel now."""
         return self.ended if self.pidfd is None else _has_ended(self.pidfd)
+
+    def on_ready(self, _ready: int) -> None:
+        """The pidfd is readable: the process has ended (pidfd_open(2))."""
+        if self.at_end is not None:
+            self.at_end(self)
 
     def set_ended(self) -> None:
         """Take note that the process has ended."""
@@ -71,16 +79,21 @@ class OwnerProcess:
                 signal.pidfd_send_signal(self.pidfd, number)
 
 
-def open_peer_pidfd(connection: socket.socket, pid: int, connected_at: float) -> int | None:
-    """Return a descriptor of the process ``pid`` that is at the other end of ``connection``.
+def open_peer_pidfd(connection: int, pid: int, connected_at: float) -> int | None:
+    """Return a descriptor of the process ``pid`` that is at the other end of a connection.
 
+    :param connection: its descriptor.
     :param connected_at: seconds since the epoch; a process that started later is another one.
     :returns: None where it has ended, or cannot be seen from here.
     :raises OSError: there are no descriptors left.
     """
-    with suppress(OSError):
-        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    pidfd = open_pidfd(pid)
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=connection)
+    try:
+        return peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        pidfd = open_pidfd(pid)
+    finally:
+        peer.detach()
     if pidfd is not None and _started(pid) > connected_at + 1:
         os.close(pidfd)
         return None

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from functools import partial
 from time import time
 from typing import Final
 
@@ -54,6 +53,8 @@ class Owners:
         self._release = release
         self._holds_any = holds_any
         self._processes: dict[int, OwnerProcess] = {}
+        # One object for all of them.
+        self._at_end = self._ended
 
     def __iter__(self) -> Iterator[OwnerProcess]:
         return iter(self._processes.values())
@@ -124,16 +125,14 @@ class Owners:
                 return
 
     def _watch(self, process: OwnerProcess) -> None:
+        process.at_end = self._at_end
         if process.pidfd is not None:
             try:
-                self._reactor.watch(process.pidfd, READABLE, partial(self._on_end, process))
+                self._reactor.watch(process.pidfd, READABLE, process.on_ready)
             except BaseException:
                 os.close(process.pidfd)
                 raise
         self._processes[process.pid] = process
-
-    def _on_end(self, process: OwnerProcess, _ready: int) -> None:
-        self._ended(process)
 
     def _ended(self, process: OwnerProcess) -> None:
         """The process is dead: release what it held."""
@@ -159,5 +158,5 @@ class Owners:
 
 def _open_pidfd_for(session: Session, pid: int) -> int | None:
     if pid == session.peer_pid:
-        return open_peer_pidfd(session.socket, pid, session.connected_at)
+        return open_peer_pidfd(session.fd, pid, session.connected_at)
     return open_pidfd(pid)

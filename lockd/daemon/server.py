@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, Reactor
-from lockd.daemon.session import Session
+from lockd.daemon.session import Session, peer_credentials
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
@@ -136,18 +136,19 @@ class Server:
                 self._admit(connection)
 
     def _admit(self, connection: socket.socket) -> None:
-        session = Session(self, self._reactor, connection, self.next_client_id)
-        if session.peer_uid != os.geteuid():
+        pid, uid, _ = peer_credentials(connection)
+        if uid != os.geteuid():
             # A lock is worth what its daemon's word is worth: nobody else's processes may end it.
             _logger.warning(
                 "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
-                session.peer_uid,
-                session.peer_pid,
+                uid,
+                pid,
                 self.name,
                 os.geteuid(),
             )
             connection.close()
             return
+        session = Session(self, self._reactor, connection, self.next_client_id)
         self.next_client_id += 1
         self.adopt(session)
 
@@ -173,8 +174,10 @@ class Server:
         The process may go on for as long as a file server hangs: a thread that waits for one cannot be killed,
         and keeps every descriptor open. No client and no other daemon is to wait for that.
         """
-        for connection in (*self.listeners, *(session.abandon() for session in self.sessions.values())):
-            connection.close()
+        for listener in self.listeners:
+            listener.close()
+        for session in self.sessions.values():
+            session.hang_up()
 
     # Calls
 

@@ -44,6 +44,7 @@ class Session:
 
     A client that does not read its replies is not read from either: no more than one turn's replies wait.
 
+    :ivar fd: the connection.
     :ivar id: the daemon's number for the connection, counted from 1.
     :ivar connected_at: seconds since the epoch.
     :ivar peer_pid: the process at the other end when it connected (SO_PEERCRED); 0 where it is in a pid
@@ -69,21 +70,20 @@ class Session:
         "peer_uid",
         "reader",
         "restricted",
-        "socket",
         "waiting_call",
     )
 
     def __init__(self, server: Server, reactor: Reactor, connection: socket.socket, number: int) -> None:
         self._server = server
         self._reactor = reactor
-        self.socket = connection
         self._output = b""
         self._stuck = False
         self._behind = False
-        self.fd = connection.fileno()
         self.id = number
         self.connected_at = int(time())
         self.peer_pid, self.peer_uid, self.peer_gid = peer_credentials(connection)
+        # Of the socket, its descriptor is all that is needed: with 4000 guests, 0.4 MB less.
+        self.fd = connection.detach()
         self.reader = FrameReader(server.payload_kept)
         self.owner: OwnerProcess | None = None
         self.restricted = False
@@ -205,10 +205,10 @@ class Session:
         else:
             self._reactor.change(self.fd, 0 if self.waiting_call else READABLE)
 
-    def abandon(self) -> socket.socket:
-        """Serve no more, and leave the connection to the caller."""
+    def hang_up(self) -> None:
+        """End the connection of a daemon that ends."""
         self.closed = True
-        return self.socket
+        os.close(self.fd)
 
     def close(self) -> None:
         """End the connection."""
@@ -216,7 +216,7 @@ class Session:
             self.closed = True
             self._reactor.forget(self.fd)
             self._server.ended(self)
-            self.socket.close()
+            os.close(self.fd)
 
 
 def peer_credentials(connection: socket.socket) -> tuple[int, int, int]:
