@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, Reactor
-from lockd.daemon.session import Session, peer_credentials
+from lockd.daemon.session import Service, Session, peer_credentials
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
@@ -64,7 +64,7 @@ class Limits:
     priority_workers: int = 0
 
 
-class Server:
+class Server(Service):
     """Accepts clients and hands their calls to programs.
 
     :ivar configured: the limits that nobody has changed at run time.

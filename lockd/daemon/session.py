@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 from time import time
-from typing import Final, Protocol
+from typing import Final
 
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Reactor
@@ -23,8 +23,8 @@ _CREDENTIALS: Final = struct.Struct("3i")
 _logger = logging.getLogger(__name__)
 
 
-class Server(Protocol):
-    """What a session tells and asks; see ``server``."""
+class Service:
+    """What a session tells and asks; ``server`` has it. A class, and no protocol: compiled code calls it directly."""
 
     name: str
     payload_kept: int
@@ -34,9 +34,11 @@ class Server(Protocol):
 
         :raises FrameError: the client cannot be followed any further.
         """
+        raise NotImplementedError
 
     def ended(self, session: "Session") -> None:
         """Forget a client whose connection ends."""
+        raise NotImplementedError
 
 
 class Session:
@@ -73,7 +75,7 @@ class Session:
         "waiting_call",
     )
 
-    def __init__(self, server: Server, reactor: Reactor, connection: socket.socket, number: int) -> None:
+    def __init__(self, server: Service, reactor: Reactor, connection: socket.socket, number: int) -> None:
         self._server = server
         self._reactor = reactor
         self._output = b""
@@ -149,15 +151,17 @@ class Session:
         """
         served = 0
         while call is not None:
-            if not self._output:
-                self._reactor.flush_later(self)
             reply = self._server.answer(self, call)
             if reply is None:
                 self.waiting_call = call
                 self._behind = True
                 self._watch_what_matters()
                 return
-            self._output += reply
+            if self._output:
+                self._output += reply
+            else:
+                self._output = reply
+                self._reactor.flush_later(self)
             if self.reader.is_empty or self.closed:
                 break
             served += 1

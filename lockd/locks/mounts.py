@@ -105,9 +105,10 @@ class MountTable:
         What is found out of a directory is remembered until the mounts change. A directory that is replaced
         meanwhile by a link to a slow file system costs others a wait, never a lock.
         """
-        directory, _, name = path.rpartition("/")
-        if name in self._slow_names:
+        end = path.rfind("/")
+        if path[end + 1 :] in self._slow_names:
             return self._follow(path)  # a single file can be mounted too
+        directory = path[:end]
         try:
             return self._slow_mount_of_directory[directory]
         except KeyError:

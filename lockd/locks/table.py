@@ -107,7 +107,8 @@ class LockTable:
         path = path_of(lockspace, name)
         resource = Resource(lockspace, name, path, shared, autocreate)
         resources[name] = resource
-        self._add_holding(resource, owner)
+        resource.owners[owner] = 1
+        self._add_resource(owner, resource)
         return resource
 
     def grant(self, resource: Resource) -> None:
@@ -127,10 +128,11 @@ class LockTable:
         resource = self._resources(lockspace).get(name)
         if resource is None or resource.state is not _HELD:
             raise NotHeld(name)
-        if owner not in resource.owners:
+        count = resource.owners.get(owner, 0)
+        if count == 0:
             raise NotOwner(owner)
-        if resource.owners[owner] > 1:
-            resource.owners[owner] -= 1
+        if count > 1:
+            resource.owners[owner] = count - 1
             return None
         return self._end_holdings(resource, owner)
 
@@ -218,11 +220,14 @@ class LockTable:
         count = resource.owners.get(owner, 0)
         resource.owners[owner] = count + 1
         if count == 0:
-            holdings = self._holdings.get(owner)
-            if holdings is None:
-                self._holdings[owner] = [resource]
-            else:
-                holdings.append(resource)
+            self._add_resource(owner, resource)
+
+    def _add_resource(self, owner: int, resource: Resource) -> None:
+        holdings = self._holdings.get(owner)
+        if holdings is None:
+            self._holdings[owner] = [resource]
+        else:
+            holdings.append(resource)
 
     def _end_owner(self, resource: Resource, owner: int) -> None:
         holdings = self._holdings[owner]

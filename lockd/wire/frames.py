@@ -3,7 +3,6 @@
 A frame is its own length (u32, itself included) and a header of six u32, then the payload.
 """
 
-from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
 from typing import Final
@@ -18,7 +17,6 @@ LENGTH_MAX: Final = 33554436
 _HEADER_SIZE: Final = 28
 _LENGTH: Final = Struct(">I")
 _KIND: Final = Struct(">4I")
-_unpack_length: Final[Callable[..., tuple[int]]] = _LENGTH.unpack_from
 _NO_BYTES: Final = b""
 
 
@@ -108,6 +106,14 @@ class Frame:
 
 class FrameError(ValueError):
     """The stream cannot be followed any further: the connection has to be closed."""
+
+
+def uint32(data: bytes, place: int) -> int:
+    """Return the number that begins at a place; compiled, this takes less than half the time of ``struct``.
+
+    :raises IndexError: the data ends before it does.
+    """
+    return data[place] << 24 | data[place + 1] << 16 | data[place + 2] << 8 | data[place + 3]
 
 
 def encode(
@@ -205,7 +211,7 @@ class FrameReader:
         """
         size = len(data)
         if _HEADER_SIZE <= size <= self._kept and not self._buffer and self._oversized is None:
-            (length,) = _unpack_length(data)
+            length = uint32(data, 0)
             if length == size:
                 return Frame(data)
         self.feed(data)
@@ -222,9 +228,9 @@ class FrameReader:
         available = len(buffer) - offset
         if available < _HEADER_SIZE:
             if available >= _LENGTH.size:
-                _check_length(*_unpack_length(buffer, offset))
+                _check_length(uint32(buffer, offset))
             return None
-        (length,) = _unpack_length(buffer, offset)
+        length = uint32(buffer, offset)
         if not LENGTH_MIN <= length <= available:
             _check_length(length)
             if available >= self._kept:

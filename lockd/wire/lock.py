@@ -3,14 +3,13 @@
 Its calls are a daemon's whole load, so they are decoded with ``struct``; a test holds that against xdrlib3.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
-from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from lockd.wire.frames import uint32
 from lockd.wire.xdr import DecodeError, Decoder, Encoder, encode_string
 
 PROGRAM: Final = 0x0EA7BEEF
@@ -20,7 +19,6 @@ ARGUMENTS_MAX: Final = 2 * (4 + STRING_MAX) + 4
 """Bytes of the largest arguments: those of the procedures that take a path, a name and flags."""
 
 _UINT32: Final = Struct(">I")
-_unpack_uint32: Final[Callable[..., tuple[int]]] = _UINT32.unpack_from
 _UUID_BYTES: Final = 16
 
 
@@ -106,11 +104,11 @@ def decode_resource(payload: bytes) -> tuple[str, str, int]:
     :raises DecodeError: the payload holds no such arguments.
     """
     try:
-        lockspace_end = 4 + _unpack_uint32(payload)[0]
+        lockspace_end = 4 + uint32(payload, 0)
         name_start = (lockspace_end + 3 & -4) + 4  # behind the padding, and the name's own length
-        name_end = name_start + _unpack_uint32(payload, name_start - 4)[0]
-        flags = _unpack_uint32(payload, name_end + 3 & -4)[0]
-    except StructError as error:
+        name_end = name_start + uint32(payload, name_start - 4)
+        flags = uint32(payload, name_end + 3 & -4)
+    except IndexError as error:
         raise DecodeError("the payload ends early") from error
     if lockspace_end > 4 + STRING_MAX or name_end > name_start + STRING_MAX:
         raise DecodeError(f"a string of more than {STRING_MAX} bytes")
