@@ -43,7 +43,7 @@ LOCKSPACES = (1000,)
 
 SCENES = (
     *(
-        Scene(f"{guests} guests", BOTH, guests=guests, floor=guests in {0, 900})
+        Scene(f"{guests} guests", BOTH, guests=guests, floor=guests in {0, 900, 4000})
         for guests in GUESTS_OF_PICTURE
     ),
     Scene("in flight", ("--in-flight", "16"), floor=True),
