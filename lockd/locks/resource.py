@@ -19,6 +19,8 @@ LOST = "the lock was lost, and taken again"
 
 _next_number: Final = count(1).__next__
 _clock: Final = time
+_stat: Final = os.stat
+_unlink: Final = os.unlink
 
 
 class State(Enum):
@@ -151,7 +153,7 @@ class Resource:
         :raises OSError: as stat(2) says, but where the file is missing.
         """
         try:
-            return identity_of(os.stat(self.path)) == claim.identity
+            return identity_of(_stat(self.path)) == claim.identity
         except FileNotFoundError:
             return False
 
@@ -210,8 +212,10 @@ class Resource:
                 return  # another host shares it still
         # A file that somebody put in its place is not ours to remove: they may hold a lock on it.
         if self._is_named(claim):
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
+            try:
+                _unlink(self.path)
+            except FileNotFoundError:
+                return  # somebody else was faster
 
 
 def _close(inodes: Inodes, claim: Claim) -> None:
