@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, Reactor
-from lockd.daemon.session import Service, Session, peer_credentials
+from lockd.daemon.session import Service, Session
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
@@ -24,9 +24,6 @@ ADMIN_SERVER: Final = "admin"
 
 _ACCEPTED_PER_TURN: Final = 64
 _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-_OK: Final = bytes(4)
-"""The status that a call carries, as its bytes."""
 
 ProgramKey: TypeAlias = tuple[int, int]
 """Number and version."""
@@ -136,19 +133,18 @@ class Server(Service):
                 self._admit(connection)
 
     def _admit(self, connection: socket.socket) -> None:
-        pid, uid, _ = peer_credentials(connection)
-        if uid != os.geteuid():
+        session = Session(self, self._reactor, connection, self.next_client_id)
+        if session.peer_uid != os.geteuid():
             # A lock is worth what its daemon's word is worth: nobody else's processes may end it.
             _logger.warning(
                 "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
-                uid,
-                pid,
+                session.peer_uid,
+                session.peer_pid,
                 self.name,
                 os.geteuid(),
             )
-            connection.close()
+            session.hang_up()
             return
-        session = Session(self, self._reactor, connection, self.next_client_id)
         self.next_client_id += 1
         self.adopt(session)
 
@@ -186,10 +182,9 @@ class Server(Service):
 
         :raises FrameError: the client cannot be followed any further.
         """
-        # One look at the header's bytes tells the calls that are as they should be.
-        data = call.data
-        handler = self._handlers.get(data[4:20])
-        if handler is not None and data[24:28] == _OK:
+        # Of a call that is as it should be, no number has to be looked at.
+        handler = self._handlers.get(call.kind)
+        if handler is not None and call.is_ok:
             return handler(session, call)
         if call.type == FrameType.CALL:
             return refuse(session, call, rpc_error(self._fault(call)))
@@ -200,7 +195,7 @@ class Server(Service):
     def _fault(self, call: Frame) -> str:
         if (call.program, call.version) not in self._programs:
             return f"Cannot find program {signed(call.program)} version {signed(call.version)}"
-        if call.status != Status.OK:
+        if not call.is_ok:
             return f"Unexpected message status {call.status}"
         return f"unknown procedure: {signed(call.procedure)}"
 

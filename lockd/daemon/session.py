@@ -213,7 +213,7 @@ class Session:
             self._reactor.change(self.fd, 0 if self.waiting_call else READABLE)
 
     def hang_up(self) -> None:
-        """End the connection of a daemon that ends."""
+        """End the connection, and tell nobody."""
         self.closed = True
         os.close(self.fd)
 

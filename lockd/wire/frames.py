@@ -18,6 +18,7 @@ _HEADER_SIZE: Final = 28
 _LENGTH: Final = Struct(">I")
 _KIND: Final = Struct(">4I")
 _NO_BYTES: Final = b""
+_OK: Final = bytes(4)
 
 
 class FrameType(IntEnum):
@@ -58,6 +59,11 @@ class Frame:
     def kind(self) -> bytes:
         """Program, version, procedure and type, as ``kind`` encodes them."""
         return self.data[4:20]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether its status is OK."""
+        return self.data[24:28] == _OK
 
     @property
     def program(self) -> int:
