@@ -26,6 +26,8 @@ $(VENV)/.requirements: requirements/build.txt requirements/run.txt
 
 # The way of an acquire is compiled, which takes half a minute; pyproject.toml names its modules.
 $(VENV)/.run: $(VENV)/.requirements pyproject.toml $(foreach room,wire locks daemon daemon/*,$(wildcard lockd/$(room)/*.py))
+	@# What was compiled of modules that are gone, or are to be left uncompiled now, would still be found first.
+	@rm -f *__mypyc.*.so && find lockd -name '*.so' -delete
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	@# A daemon that is compiled beforehand starts, and takes over, in half the time.
 	$(BIN)/python -m compileall -q lockd
