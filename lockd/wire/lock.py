@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from lockd.wire.frames import uint32
+from lockd.wire.text import text
 from lockd.wire.xdr import DecodeError, Decoder, Encoder, encode_string
 
 PROGRAM: Final = 0x0EA7BEEF
@@ -112,8 +113,7 @@ def decode_resource(payload: bytes) -> tuple[str, str, int]:
         raise DecodeError("the payload ends early") from error
     if lockspace_end > 4 + STRING_MAX or name_end > name_start + STRING_MAX:
         raise DecodeError(f"a string of more than {STRING_MAX} bytes")
-    lockspace = payload[4:lockspace_end].decode("utf-8", "surrogateescape")
-    return lockspace, payload[name_start:name_end].decode("utf-8", "surrogateescape"), flags
+    return text(payload[4:lockspace_end]), text(payload[name_start:name_end]), flags
 
 
 def encode_register(owner: Owner, flags: int = 0) -> bytes:

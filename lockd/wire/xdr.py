@@ -4,12 +4,13 @@ A thin layer over ``xdrlib3``: it adds the bounds, checks that padding is there,
 that can be wrong with a payload. The lock program's hot calls are decoded in ``lock`` with ``struct``.
 """
 
-import sys
 from collections.abc import Callable
 from struct import Struct
 from typing import TypeVar
 
 from xdrlib3 import Error, Packer, Unpacker
+
+from lockd.wire.text import raw, text
 
 T = TypeVar("T")
 
@@ -17,24 +18,9 @@ _UINT32 = Struct(">I")
 _ABSENT = _UINT32.pack(0)
 _PRESENT = _UINT32.pack(1)
 
-_FILE_NAMES = sys.getfilesystemencoding()
-
 
 class DecodeError(ValueError):
     """The payload does not hold the values that its procedure takes."""
-
-
-def text(raw: bytes) -> str:
-    """Return the text of ``raw``, as Python decodes the names of files: any bytes survive.
-
-    Where the locale is not UTF-8, a path decoded in another way would name another file.
-    """
-    return raw.decode(_FILE_NAMES, "surrogateescape")
-
-
-def raw(string: str) -> bytes:
-    """Return the bytes of a text that ``text`` made."""
-    return string.encode(_FILE_NAMES, "surrogateescape")
 
 
 def encode_string(string: str) -> bytes:

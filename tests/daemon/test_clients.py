@@ -15,6 +15,7 @@ import pytest
 from lockd.wire import keepalive
 from lockd.wire.frames import FrameType, encode
 from lockd.wire.lock import Procedure, encode_resource
+from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import AUTOCREATE, RawClient
 
@@ -171,3 +172,25 @@ def test_calls_sent_before_a_client_left_are_served(daemon: PrivateDaemon, tmp_p
             assert leaving.reply() is None
         assert leaving.reply() is None
     assert lease.exists()
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        [
+            "LC_ALL=C",
+            "PYTHONCOERCECLOCALE=0",
+            "PYTHONUTF8=0",
+        ],  # Python then takes no name for more than ASCII
+        ["LC_ALL=C.UTF-8"],
+    ],
+)
+def test_a_path_is_the_same_bytes_in_every_locale(tmp_path: Path, locale: list[str]) -> None:
+    disk = os.fsencode(tmp_path) + "/düsk".encode()
+    os.close(os.open(disk, os.O_CREAT, 0o600))
+    with (
+        private_daemon(tmp_path / "daemon", wrapper=("env", *locale)) as daemon,
+        RawClient(daemon) as client,
+    ):
+        assert client.call(Procedure.ACQUIRE_RESOURCE, encode_resource("", os.fsdecode(disk))) is None
+        assert locks_on(Path(os.fsdecode(disk))) == [KernelLock("WRITE", daemon.pid)]

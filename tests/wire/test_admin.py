@@ -9,7 +9,8 @@ from xdrlib3 import Packer
 
 from lockd.wire import admin
 from lockd.wire.admin import Arguments, Client, Parameter, ParameterType
-from lockd.wire.xdr import DecodeError, text
+from lockd.wire.text import text
+from lockd.wire.xdr import DecodeError
 from tests.wire.strategies import int32, names, packed, uint32
 
 uint64 = st.integers(0, 2**64 - 1)

@@ -23,7 +23,8 @@ from lockd.wire.errors import (
     unsupported_argument,
     unsupported_flags,
 )
-from lockd.wire.xdr import DecodeError, text
+from lockd.wire.text import text
+from lockd.wire.xdr import DecodeError
 from tests.wire.strategies import int32, names, packed
 
 optional_names = names | st.none()

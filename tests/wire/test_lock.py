@@ -11,7 +11,8 @@ from xdrlib3 import Error, Unpacker
 
 from lockd.wire import lock
 from lockd.wire.frames import FrameReader
-from lockd.wire.xdr import DecodeError, raw, text
+from lockd.wire.text import raw, text
+from lockd.wire.xdr import DecodeError
 from tests.wire.strategies import names, packed, uint32
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockd.wire import status
-from lockd.wire.xdr import DecodeError, text
+from lockd.wire.text import text
+from lockd.wire.xdr import DecodeError
 from tests.wire.strategies import names, packed
 
 # Paths and names in documents may be any bytes.

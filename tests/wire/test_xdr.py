@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xdrlib3 import Packer, Unpacker
 
-from lockd.wire.xdr import DecodeError, Decoder, Encoder, text
+from lockd.wire.text import text
+from lockd.wire.xdr import DecodeError, Decoder, Encoder
 from tests.wire.strategies import int32, names, packed, uint32
 
 LIMIT = 100
@@ -83,7 +84,7 @@ def test_arrays_decode_as_xdrlib_decodes_them(numbers: list[int]) -> None:
 def test_a_path_names_the_same_file_in_any_locale() -> None:
     """Python opens the file of a text by its own encoding of file names, which follows the locale."""
     program = (
-        "import os, sys; from lockd.wire.xdr import text; print(os.fsencode(text(os.fsencode(sys.argv[1]))))"
+        "import os, sys; from lockd.wire.text import text; print(os.fsencode(text(os.fsencode(sys.argv[1]))))"
     )
     for name in (b"/disk", "/Bücher".encode(), b"/\xff\xe9"):
         run = subprocess.run(
