@@ -1,6 +1,7 @@
 """A resource: one name in a lockspace, and the kernel's lock behind it."""
 
 import os
+from collections import Counter
 from contextlib import suppress
 from enum import Enum
 from itertools import count
@@ -45,7 +46,7 @@ class Resource:
     :ivar lockspace: path of its lockspace; empty for the direct one.
     :ivar path: the file that is locked.
     :ivar autocreate: whether the file is made for the lock, and removed with it.
-    :ivar owners: how many holdings each owner's pid has; only a shared resource has several.
+    :ivar holdings: the owner's pid, once for each holding; only a shared resource has several.
     :ivar doubt: what speaks against the lock being as the table says; None for nothing. Only a lock that was
         taken over from another process can be in doubt.
     :ivar slow_mount: where the file's file system is mounted, if it may block: its calls belong to a worker
@@ -57,10 +58,10 @@ class Resource:
         "autocreate",
         "claim",
         "doubt",
+        "holdings",
         "lockspace",
         "name",
         "number",
-        "owners",
         "path",
         "shared",
         "since",
@@ -75,12 +76,17 @@ class Resource:
         self.path = path
         self.shared = shared
         self.autocreate = autocreate
-        self.owners: dict[int, int] = {}
+        self.holdings: list[int] = []
         self.since = _clock()
         self.slow_mount: str | None = None
         self.doubt: str | None = None
         self.state = _ACQUIRING
         self.claim: Claim | None = None
+
+    @property
+    def owners(self) -> dict[int, int]:
+        """How many holdings each owner's pid has."""
+        return Counter(self.holdings)
 
     def take(self, inodes: Inodes) -> None:
         """Lock the file; on the reactor's thread, on a file system that does not block.
@@ -103,6 +109,10 @@ class Resource:
         flags = _OPEN_OR_CREATE if self.autocreate else _OPEN
         while True:
             try:
+                if self.autocreate and not pinned:
+                    self.claim = inodes.create(self.path, self, self._lock)
+                    if self.claim is not None:
+                        return
                 if pinned:
                     claim = inodes.open_pinned(self.path, flags, self)
                 else:

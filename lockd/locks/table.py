@@ -107,7 +107,7 @@ class LockTable:
         path = path_of(lockspace, name)
         resource = Resource(lockspace, name, path, shared, autocreate)
         resources[name] = resource
-        resource.owners[owner] = 1
+        resource.holdings.append(owner)
         self._add_resource(owner, resource)
         return resource
 
@@ -128,13 +128,16 @@ class LockTable:
         resource = self._resources(lockspace).get(name)
         if resource is None or resource.state is not _HELD:
             raise NotHeld(name)
-        count = resource.owners.get(owner, 0)
-        if count == 0:
+        holdings = resource.holdings
+        if owner not in holdings:
             raise NotOwner(owner)
-        if count > 1:
-            resource.owners[owner] = count - 1
-            return None
-        return self._end_holdings(resource, owner)
+        if len(holdings) == 1:
+            resource.state = _RELEASING
+            return resource
+        holdings.remove(owner)
+        if owner not in holdings:
+            self._end_owner(resource, owner)
+        return None
 
     def end_holdings(self, owner: int) -> list[Resource]:
         """Take all holdings of ``owner`` away, in all lockspaces.
@@ -150,8 +153,8 @@ class LockTable:
 
     def forget(self, resource: Resource) -> None:
         """End a resource whose lock was dropped, or could not be taken."""
-        for owner in resource.owners:
-            self._end_owner(resource, owner)
+        # Of several owners, all but one have left before.
+        self._end_owner(resource, resource.holdings[0])
         del self._lockspaces[resource.lockspace][resource.name]
 
     # Lease files
@@ -209,18 +212,18 @@ class LockTable:
 
     def _end_holdings(self, resource: Resource, owner: int) -> Resource | None:
         """End all holdings of ``owner``; return the resource where it was the last owner."""
-        if len(resource.owners) == 1:
+        others = [holder for holder in resource.holdings if holder != owner]
+        if not others:
             resource.state = _RELEASING
             return resource
-        del resource.owners[owner]
+        resource.holdings = others
         self._end_owner(resource, owner)
         return None
 
     def _add_holding(self, resource: Resource, owner: int) -> None:
-        count = resource.owners.get(owner, 0)
-        resource.owners[owner] = count + 1
-        if count == 0:
+        if owner not in resource.holdings:
             self._add_resource(owner, resource)
+        resource.holdings.append(owner)
 
     def _add_resource(self, owner: int, resource: Resource) -> None:
         holdings = self._holdings.get(owner)

@@ -242,11 +242,8 @@ def try_to_take(take: Callable[[Inodes], None], inodes: Inodes) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("many_switches")
-@pytest.mark.parametrize("autocreate", [False, True])
-def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Path, autocreate: bool) -> None:
-    inodes = Inodes()
-    pairs = [(resource(disk), resource(alias, autocreate=autocreate)) for _ in range(ROUNDS)]
+def races(inodes: Inodes, pairs: list[tuple[Resource, Resource]]) -> Iterator[Resource]:
+    """A thread takes the first of each pair while the reactor takes the second; who was granted it, each round."""
     outcomes: dict[int, bool] = {}
 
     def take_in_thread(number: int) -> None:
@@ -260,14 +257,42 @@ def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Pat
         granted = try_to_take(fast.take, inodes)
         worker.end_round()
         assert granted != outcomes[number], "one of them gets it"
+        yield fast if granted else slow
+    worker.join()
+
+
+@pytest.mark.usefixtures("many_switches")
+@pytest.mark.parametrize("autocreate", [False, True])
+def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Path, autocreate: bool) -> None:
+    inodes = Inodes()
+    for granted in races(
+        inodes, [(resource(disk), resource(alias, autocreate=autocreate)) for _ in range(ROUNDS)]
+    ):
         assert locks_of(os.getpid()) == {(disk.stat().st_dev, disk.stat().st_ino): "WRITE"}
         assert descriptors_of(disk) <= 2
-        (fast if granted else slow).drop(inodes)
+        granted.drop(inodes)
         assert locks_of(os.getpid()) == {}
         assert descriptors_of(disk) == 0
         if not alias.exists():
             os.link(disk, alias)
-    worker.join()
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tmp_path: Path) -> None:
+    """The thread comes by a link to it, the reactor by its name."""
+    lease, link = tmp_path / "lease", tmp_path / "link"
+    link.symlink_to(lease.name)
+    inodes = Inodes()
+    for granted in races(
+        inodes, [(resource(link, autocreate=True), resource(lease, autocreate=True)) for _ in range(ROUNDS)]
+    ):
+        assert locks_of(os.getpid()) == {(lease.stat().st_dev, lease.stat().st_ino): "WRITE"}
+        granted.drop(inodes)
+        assert locks_of(os.getpid()) == {}
+        assert inodes.descriptors() == []
+        for path in (lease, link):
+            path.unlink(missing_ok=True)
+        link.symlink_to(lease.name)
 
 
 @pytest.mark.usefixtures("many_switches")

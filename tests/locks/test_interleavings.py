@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.kernel_locks import locks_of
+from tests.kernel_locks import KernelLock, locks_of, locks_on
+from tests.locks.outsider import Outsider
 from tests.uncompiled import uncompiled
 
 with uncompiled():
@@ -111,9 +112,17 @@ def take_and_drop(scene: Scene) -> None:
 
 
 def interrupted(
-    scene: Scene, action: Callable[[Scene], None], other: Callable[[Scene], None], at: int
+    scene: Scene,
+    action: Callable[[Scene], None],
+    other: Callable[[Scene], None],
+    at: int,
+    *,
+    by_process: bool = False,
 ) -> bool:
-    """Do one action, and the other before its system call of this number; whether there was one."""
+    """Do one action, and the other before its system call of this number; whether there was one.
+
+    The other is that of another thread, or of another process.
+    """
     calls = count()
     done = False
 
@@ -122,7 +131,7 @@ def interrupted(
         if event != "c_call" or getattr(function, "__module__", None) not in SYSTEM_CALLS or done:
             return
         # A thread that needs the mutex waits for it, and so comes later.
-        if next(calls) >= at and not scene.inodes._mutex.locked():
+        if next(calls) >= at and (by_process or not scene.inodes._mutex.locked()):
             done = True
             other(scene)
 
@@ -156,4 +165,57 @@ def test_no_lock_is_lost_wherever_another_thread_comes_between(
         scene.end()
         if not met:
             assert at > 0 or action is drop, "some system calls were made"
+            break
+
+
+# A lease file that is made for the lock, and what other hosts may do to it meanwhile.
+
+
+def remove(scene: Scene, host: Outsider) -> None:
+    scene.disk.unlink(missing_ok=True)
+
+
+def replace(scene: Scene, host: Outsider) -> None:
+    scene.disk.unlink(missing_ok=True)
+    scene.disk.touch()
+
+
+def link(scene: Scene, host: Outsider) -> None:
+    if scene.disk.exists():
+        os.link(scene.disk, scene.alias)
+
+
+def lock(scene: Scene, host: Outsider) -> None:
+    scene.disk.touch()
+    host.lock(scene.disk, "WRITE")
+
+
+def lock_and_release(scene: Scene, host: Outsider) -> None:
+    """As a daemon there does that had it before."""
+    scene.disk.touch()
+    if host.lock(scene.disk, "WRITE"):
+        scene.disk.unlink()
+        host.unlock_all()
+
+
+@pytest.mark.parametrize("other", [remove, replace, link, lock, lock_and_release])
+@pytest.mark.parametrize("action", [take, take_pinned])
+def test_a_new_lease_file_is_locked_wherever_another_host_comes_between(
+    action: Callable[[Scene], None], other: Callable[[Scene, Outsider], None], tmp_path: Path
+) -> None:
+    """Or it is busy, where the other host has it."""
+    for at in count():
+        scene = Scene(tmp_path)
+        for path in (scene.disk, scene.alias):
+            path.unlink()
+        with Outsider() as host:
+            met = interrupted(scene, action, lambda scene: other(scene, host), at, by_process=True)
+            scene.check()
+            if other is not lock:
+                assert scene.first.claim is not None
+            elif scene.first.claim is None:
+                assert locks_on(scene.disk) == [KernelLock("WRITE", host.pid)]
+            scene.end()
+        if not met:
+            assert at > 2
             break

@@ -30,6 +30,14 @@ class Meddled(Inodes):
         super().__init__()
         self.acts = list(acts)
 
+    def create(self, path: str, holder: object, lock: Callable[[int], None]) -> Claim | None:
+        def meddle_and_lock(fd: int) -> None:
+            if self.acts:
+                self.acts.pop(0)()
+            lock(fd)
+
+        return super().create(path, holder, meddle_and_lock)
+
     def open(self, path: str, flags: int, holder: object) -> Claim:
         return self._meddle(super().open(path, flags, holder))
 
@@ -102,6 +110,7 @@ def test_a_path_that_cannot_be_followed_any_more_is_an_error_that_names_it(
 ) -> None:
     path = tmp_path / "leases" / "lease"
     path.parent.mkdir()
+    path.touch()
 
     def replace_directory() -> None:
         path.parent.rename(tmp_path / "old")

@@ -25,9 +25,10 @@ def busy_message(
     """
     holder = error.holder
     if isinstance(holder, Resource):
-        named = list(holder.owners)[:_OWNERS_NAMED]
+        pids = list(dict.fromkeys(holder.holdings))
+        named = pids[:_OWNERS_NAMED]
         owners = ", ".join(owner_words(pid, owner_of(pid)) for pid in named)
-        more = len(holder.owners) - len(named)
+        more = len(pids) - len(named)
         others = f" and {more} more" if more else ""
         action = "being acquired by" if holder.state is State.ACQUIRING else "by"
         return f"{error} {action} {owners}{others}"

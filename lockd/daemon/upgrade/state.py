@@ -186,7 +186,7 @@ def _resource(resource: Resource) -> dict[str, Any]:
         "fd": claim.fd,
         "lockHeld": True,
         "flags": int(flags),
-        "owners": [pid for pid, count in resource.owners.items() for _ in range(count)],
+        "owners": resource.holdings,
         "lockd": {
             "since": resource.since,
             "slow_mount": resource.slow_mount,
