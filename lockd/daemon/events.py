@@ -6,6 +6,7 @@
 import logging
 from typing import Any
 
+from lockd.daemon.interest import interest
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.rate_limit import RateLimit
 from lockd.locks.resource import Resource
@@ -23,14 +24,9 @@ _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused locks", _REFUSALS_PER_SECOND)
 
 
-wanted = False
-"""Whether anybody wants to know of what is granted, which is most calls. Kept up to date by ``look_again``."""
-
-
 def look_again() -> None:
     """Take note that the log's levels have changed."""
-    global wanted  # noqa: PLW0603
-    wanted = _logger.isEnabledFor(logging.INFO)
+    interest.in_grants = _logger.isEnabledFor(logging.INFO)
 
 
 def acquired(resource: Resource, owner: int, process: OwnerProcess | None) -> None:

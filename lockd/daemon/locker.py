@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import trio
 
 from lockd.daemon import events
+from lockd.daemon.interest import interest
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.session import Session
 from lockd.daemon.slow_calls import SlowCalls
@@ -72,7 +73,7 @@ class Locker:
             if resource.slow_mount is None:
                 resource.take(table.inodes)
                 table.grant(resource)
-                if events.wanted:
+                if interest.in_grants:
                     events.acquired(resource, owner, self._owner_of(owner))
                 return None
         except SystemCallFailed as error:
@@ -93,7 +94,7 @@ class Locker:
             self._table.forget(resource)
             raise
         self._table.grant(resource)
-        if events.wanted:
+        if interest.in_grants:
             events.acquired(resource, owner, process)
         if session.closed or (process is not None and process.ended):
             # Nobody is there any more to be told of the lock.
@@ -162,7 +163,7 @@ class Locker:
 
     def _dropped(self, resource: Resource, owner: int, process: OwnerProcess | None) -> None:
         self._table.forget(resource)
-        if events.wanted:
+        if interest.in_grants:
             events.released(resource, owner, process or self._owner_of(owner))
 
     # Lockspaces and their files

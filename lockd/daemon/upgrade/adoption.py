@@ -22,6 +22,7 @@ import trio
 from lockd.daemon import events
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
+from lockd.daemon.interest import interest
 from lockd.daemon.owner_process import OwnerProcess, open_pidfd
 from lockd.daemon.server import ADMIN_SERVER, LOCK_SERVER, Server
 from lockd.daemon.session import Session
@@ -218,7 +219,7 @@ async def tell_of_locks(daemon: Daemon) -> None:
         resource.check_path()
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
-        elif events.wanted and resource.state is State.HELD:
+        elif interest.in_grants and resource.state is State.HELD:
             for pid in resource.owners:
                 events.taken_over(resource, pid, daemon.owners.get(pid))
 
