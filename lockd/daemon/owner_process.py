@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from lockd.daemon.reactor import Watcher
 from lockd.wire.lock import Owner
 
 _SO_PEERPIDFD: Final = 77  # <asm-generic/socket.h>, Linux 6.5; Python has no name for it
@@ -22,7 +23,7 @@ _SO_PEERPIDFD: Final = 77  # <asm-generic/socket.h>, Linux 6.5; Python has no na
 _NOTHING_LEFT: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
-class OwnerProcess:
+class OwnerProcess(Watcher):
     """An owner and its process.
 
     :ivar pid: the process's number, by which releases are matched.
@@ -50,7 +51,7 @@ class OwnerProcess:
         """Whether the process is known to have ended, by asking the kernel now."""
         return self.ended if self.pidfd is None else _has_ended(self.pidfd)
 
-    def on_ready(self, _ready: int) -> None:
+    def on_ready(self, ready: int) -> None:  # noqa: ARG002 - a pidfd is ready for one reason
         """The pidfd is readable: the process has ended (pidfd_open(2))."""
         if self.at_end is not None:
             self.at_end(self)

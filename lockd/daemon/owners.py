@@ -128,7 +128,7 @@ class Owners:
         process.at_end = self._at_end
         if process.pidfd is not None:
             try:
-                self._reactor.watch(process.pidfd, READABLE, process.on_ready)
+                self._reactor.watch(process.pidfd, READABLE, process)
             except BaseException:
                 os.close(process.pidfd)
                 raise

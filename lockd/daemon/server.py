@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.rate_limit import RateLimit
-from lockd.daemon.reactor import READABLE, Reactor
+from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import Service, Session
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
@@ -34,9 +34,27 @@ _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
-Handler: TypeAlias = Callable[[Session, Frame], bytes | None]
-"""Answers the calls of a procedure: returns the reply's bytes; None where ``session.finish`` will be given them
-later, and no bytes where there is no reply."""
+Answer: TypeAlias = Callable[[Session, Frame], bytes | None]
+"""What a handler does, as a function."""
+
+
+class Handler:
+    """Answers the calls of a procedure."""
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes: none where there is no reply, None where ``session.finish`` gets them later."""
+        raise NotImplementedError
+
+
+class FunctionHandler(Handler):
+    """Leaves the answer to a function."""
+
+    def __init__(self, function: Answer) -> None:
+        self._function = function
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return what the function returns."""
+        return self._function(session, call)
 
 
 class Program(Protocol):
@@ -102,7 +120,9 @@ class Server(Service):
         """Accept clients on ``listener``, which listens already, as long as the limits allow."""
         listener.setblocking(False)
         self.listeners.append(listener)
-        self._reactor.watch(listener.fileno(), READABLE if self._accepting else 0, self._on_connection)
+        self._reactor.watch(
+            listener.fileno(), READABLE if self._accepting else 0, FunctionWatcher(self._on_connection)
+        )
         self.update_accepting()
 
     def update_accepting(self) -> None:
@@ -185,7 +205,7 @@ class Server(Service):
         # Of a call that is as it should be, no number has to be looked at.
         handler = self._handlers.get(call.kind)
         if handler is not None and call.is_ok:
-            return handler(session, call)
+            return handler.answer(session, call)
         if call.type == FrameType.CALL:
             return refuse(session, call, rpc_error(self._fault(call)))
         if call.type == FrameType.CALL_WITH_FDS:

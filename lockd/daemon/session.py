@@ -8,7 +8,7 @@ from time import time
 from typing import Final
 
 from lockd.daemon.owner_process import OwnerProcess
-from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Reactor
+from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.wire.frames import Frame, FrameError, FrameReader
 
 _RECEIVE_BYTES: Final = 65536
@@ -44,7 +44,7 @@ class Service:
         raise NotImplementedError
 
 
-class Session:
+class Session(Flushable):
     """One client's connection. Its calls are answered in order, one at a time.
 
     A client that does not read its replies is not read from either: no more than one turn's replies wait.
@@ -97,7 +97,7 @@ class Session:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._reactor.watch(self.fd, READABLE, self._on_ready)
+        self._reactor.watch(self.fd, READABLE, self)
 
     @property
     def unsent(self) -> bytes:
@@ -112,7 +112,8 @@ class Session:
         self.flush()
         self._reactor.again(self._serve_on)
 
-    def _on_ready(self, ready: int) -> None:
+    def on_ready(self, ready: int) -> None:
+        """Serve the connection, on which these events are ready; of none, go on with what has arrived."""
         try:
             if ready & READABLE:
                 # Who sends faster than it is served is read no faster.
@@ -176,7 +177,7 @@ class Session:
         self._behind = False
 
     def _serve_on(self) -> None:
-        self._on_ready(0)
+        self.on_ready(0)
 
     def finish(self, reply: bytes) -> None:
         """Send the reply to the waiting call, and go on with the next one."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from lockd.daemon.reactor import READABLE, Reactor
+from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.wire.addresses import Addresses
 
 LOCK_SOCKET: Final = "virtlockd.socket"
@@ -96,7 +96,7 @@ async def feed_watchdog(reactor: Reactor) -> None:
         os.eventfd_read(bell)
         notify("WATCHDOG=1")
 
-    reactor.watch(bell, READABLE, feed)
+    reactor.watch(bell, READABLE, FunctionWatcher(feed))
     start_watchdog()
     while True:
         os.eventfd_write(bell, 1)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from lockd.daemon.log.settings import LogSettingError
-from lockd.daemon.server import Server, refuse
+from lockd.daemon.server import FunctionHandler, Server, refuse
 from lockd.daemon.session import Session
 from lockd.wire import admin
 from lockd.wire.admin import Arguments, Client, Parameter, ParameterType, Procedure, ShutdownFlags
@@ -109,7 +109,10 @@ class AdminProgram:
             Procedure.SET_DAEMON_TIMEOUT: self._set_daemon_timeout,
             Procedure.DAEMON_SHUTDOWN: self._daemon_shutdown,
         }
-        self.handlers = {number: partial(self._answer, procedure) for number, procedure in procedures.items()}
+        self.handlers = {
+            number: FunctionHandler(partial(self._answer, procedure))
+            for number, procedure in procedures.items()
+        }
 
     def _answer(self, procedure: _Answer, session: Session, call: Frame) -> bytes:
         try:

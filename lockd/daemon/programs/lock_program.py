@@ -69,6 +69,7 @@ class LockProgram:
     """Answers the calls of the lock program.
 
     :ivar handlers: who answers, by the procedure's number.
+    :ivar tasks: where calls go on that cannot be answered on the spot.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class LockProgram:
         self._locker = locker
         self._owners = owners
         self._mounts = mounts
-        self._tasks = tasks
+        self.tasks = tasks
         self._counters = counters
         procedures: dict[int, _Procedure] = {
             Procedure.REGISTER: self._register,
@@ -97,32 +98,11 @@ class LockProgram:
             Procedure.CREATE_LOCKSPACE: self._create_lockspace,
         }
         self.handlers: dict[int, Handler] = {
-            number: partial(self._answer, procedure, success_template(lock.PROGRAM, lock.VERSION, number))
-            for number, procedure in procedures.items()
+            number: _ProcedureHandler(self, number, procedure) for number, procedure in procedures.items()
         }
 
-    def _answer(self, procedure: _Procedure, success: bytes, session: Session, call: Frame) -> bytes | None:
-        try:
-            rest = procedure(session, call.payload)
-        except (LockError, Refused, DecodeError) as error:
-            return self._refuse(session, call, error)
-        if rest is None:
-            return encode_success(success, call)
-        self._tasks.start(self._finish, session, call, rest, success)
-        return None
-
-    async def _finish(self, session: Session, call: Frame, rest: Continuation, success: bytes) -> None:
-        try:
-            await rest()
-        except LockError as error:
-            session.finish(self._refuse(session, call, error))
-        except Exception:
-            session.close()
-            raise
-        else:
-            session.finish(encode_success(success, call))
-
-    def _refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
+    def refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
+        """Note why a call was refused, and return the reply that says so."""
         match error:
             case LockError():
                 message = self._message(error)
@@ -212,6 +192,37 @@ class LockProgram:
         if flags:
             raise Refused(unsupported_flags(flags, _FUNCTIONS[Procedure.RELEASE_RESOURCE]))
         return self._locker.release(lockspace, name, _owner_pid(session))
+
+
+class _ProcedureHandler(Handler):
+    """Has one procedure do what is asked, on the spot or later, and replies how that went."""
+
+    def __init__(self, program: LockProgram, number: int, procedure: _Procedure) -> None:
+        self._program = program
+        self._procedure = procedure
+        self._success = success_template(lock.PROGRAM, lock.VERSION, number)
+
+    def answer(self, session: Session, call: Frame) -> bytes | None:
+        """Return the reply's bytes, or None where they come later."""
+        try:
+            rest = self._procedure(session, call.payload)
+        except (LockError, Refused, DecodeError) as error:
+            return self._program.refuse(session, call, error)
+        if rest is None:
+            return encode_success(self._success, call)
+        self._program.tasks.start(self._finish, session, call, rest)
+        return None
+
+    async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
+        try:
+            await rest()
+        except LockError as error:
+            session.finish(self._program.refuse(session, call, error))
+        except Exception:
+            session.close()
+            raise
+        else:
+            session.finish(encode_success(self._success, call))
 
 
 def _check(session: Session, procedure: Procedure, flags: int, *, registered: bool = True) -> None:

@@ -11,7 +11,7 @@ from lockd import __version__
 from lockd.daemon import events
 from lockd.daemon.owner_process import was_running
 from lockd.daemon.programs.explain import owner_words
-from lockd.daemon.server import error_reply
+from lockd.daemon.server import FunctionHandler, error_reply
 from lockd.daemon.session import Session
 from lockd.locks.errors import UnknownLockspace
 from lockd.locks.resource import Resource, State
@@ -55,7 +55,10 @@ class StatusProgram:
             Procedure.RELEASE: self._release,
             Procedure.FIND: self._find,
         }
-        self.handlers = {number: partial(self._answer, procedure) for number, procedure in procedures.items()}
+        self.handlers = {
+            number: FunctionHandler(partial(self._answer, procedure))
+            for number, procedure in procedures.items()
+        }
 
     def _answer(self, procedure: _Answer, _session: Session, call: Frame) -> bytes:
         try:
