@@ -11,7 +11,7 @@ from lockd.daemon import systemd
 from lockd.daemon.counters import Counters
 from lockd.daemon.locker import Locker
 from lockd.daemon.log.log import Log
-from lockd.daemon.mount_watch import follow_mounts
+from lockd.daemon.mount_watch import MountWatch
 from lockd.daemon.owners import Owners
 from lockd.daemon.programs.admin_program import AdminProgram
 from lockd.daemon.programs.lock_program import LockProgram
@@ -57,12 +57,12 @@ class Daemon:
         self._next_client_ids: list[int] = []
         self._told_status = ""
         self.counters = Counters()
-        self.reactor = Reactor()
+        self.mounts = MountTable()
+        self.reactor = Reactor(before_serving=MountWatch(self.mounts).look)
         self.table = LockTable(log.inodes)
         # A client that locks the pid file must not end the daemon's own lock on it.
         if pid_file is not None:
             self.table.inodes.adopt(pid_file, "the daemon itself")
-        self.mounts = MountTable()
         self.slow_calls = SlowCalls()
         self.locker = Locker(
             self.table, self.mounts, self.slow_calls, tasks, lambda pid: self.owners.get(pid)
@@ -127,7 +127,6 @@ class Daemon:
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._housekeeping)
             nursery.start_soon(systemd.feed_watchdog, self.reactor)
-            nursery.start_soon(follow_mounts, self.mounts)
             # What is there now stays: no need to look at it in every collection.
             gc.freeze()
             gc.enable()

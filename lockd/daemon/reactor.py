@@ -78,9 +78,13 @@ class Flushable(Watcher):
 
 
 class Reactor:
-    """Watches descriptors and tells their watchers."""
+    """Watches descriptors and tells their watchers.
 
-    def __init__(self) -> None:
+    :param before_serving: called before anybody is served, every few milliseconds.
+    """
+
+    def __init__(self, before_serving: Callable[[], None]) -> None:
+        self._before_serving = before_serving
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._leftover: dict[Callable[[], None], None] = {}
@@ -133,6 +137,7 @@ class Reactor:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                 finally:
                     self._waits = False
+            self._before_serving()
             end = monotonic() + _SLICE
             while self._turn() and monotonic() < end:
                 pass

@@ -26,6 +26,13 @@ def test_only_its_user_may_reach_the_sockets(daemon: PrivateDaemon) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077
 
 
+def test_it_has_one_thread_while_nothing_blocks(daemon: PrivateDaemon) -> None:
+    """A second one would make every system call of the first dearer."""
+    with RawClient(daemon) as client:
+        assert client.create_lockspace("") is None
+        assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_a_signal_ends_it_cleanly(daemon: PrivateDaemon, number: signal.Signals, tmp_path: Path) -> None:
     """Also while clients are connected and locks are held, which it warns of."""
