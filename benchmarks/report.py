@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.requirements import LIMITS, RATIOS, Limit, Rounds, paired_ratio, typical
-from benchmarks.scenes import GUESTS_OF_PICTURE, HELD_LOCKS, LOCKSPACES
+from benchmarks.scenes import GUESTS_OF_PICTURE, HELD_LOCKS, LOCKSPACES, QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -123,7 +123,8 @@ def document(rounds: Rounds, described: dict[str, str], failures: Sequence[str],
         " whose connection holds a lock; a client acquires and releases without pause. The load generator has"
         " a processor to itself and the daemon the others, as root with real-time priority; the locked files are on"
         " tmpfs. Figures are medians"
-        f" of {rounds_asked} rounds, ratios medians of the rounds' own ratios.",
+        f" of {rounds_asked} rounds, ratios medians of the rounds' own ratios; scenes without guests that have a ratio"
+        f" to reach are played {QUICK} times in a round.",
         "![Calls per second and latency against the number of guests](benchmarks.svg)",
         requirement_table(rounds),
         limit_table(rounds),

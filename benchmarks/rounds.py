@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def play_rounds(
     servers: Sequence[Server], scenes: Sequence[Scene], load: Path, count: int, seconds: float
 ) -> tuple[Rounds, list[str]]:
-    """Play each scene `count` times on each server that can; a run of calls takes `seconds`.
+    """Play each scene in `count` rounds on each server that can; a run of calls takes `seconds`.
 
-    The servers follow each other at once, in the reverse order every other round, so that what else the
+    The servers follow each other at once, in the reverse order every other time, so that what else the
     machine does meets all of them. Returns the figures, and a line for each thing that could not be measured.
     """
     rounds: Rounds = {server.name: {scene.name: [] for scene in scenes} for server in servers}
@@ -30,10 +30,11 @@ def play_rounds(
     for number in range(count):
         for scene in scenes:
             _progress(f"round {number + 1} of {count}: {scene.name}")
-            for server in servers if number % 2 else reversed(servers):
-                if server.name == "floor" and not scene.floor:
-                    continue
-                rounds[server.name][scene.name].append(_play(scene, server, load, seconds, failures))
+            for play_number in range(number, number + scene.plays):
+                for server in servers if play_number % 2 else reversed(servers):
+                    if server.name == "floor" and not scene.floor:
+                        continue
+                    rounds[server.name][scene.name].append(_play(scene, server, load, seconds, failures))
     _progress("")
     return rounds, failures
 
