@@ -68,8 +68,9 @@ class MountTable:
     def __init__(self) -> None:
         self._types: dict[int, str] = {}
         self._mounted: dict[tuple[int, str], int] = {}
-        self._slow_names: set[str] = set()
-        self._slow_mount_of_directory: dict[str, str | None] = {}
+        self._with_slow_entries: set[str] = set()
+        # None where nothing slow is mounted in it; else the path that it has without links.
+        self._local_directories: dict[str, str | None] = {}
         self.refresh()
 
     def refresh(self, mountinfo: bytes | None = None) -> None:
@@ -91,10 +92,10 @@ class MountTable:
             (parent if parent in types and parent != mount else _OUTSIDE, point): mount
             for mount, parent, point in places
         }
-        self._slow_names = {
-            point.rpartition("/")[2] for mount, _, point in places if types[mount] not in LOCAL_TYPES
+        self._with_slow_entries = {
+            point.rpartition("/")[0] for mount, _, point in places if types[mount] not in LOCAL_TYPES
         }
-        self._slow_mount_of_directory.clear()
+        self._local_directories.clear()
 
     def slow_mount(self, path: str) -> str | None:
         """Return the mount point of the file system that ``path`` may block on, or None where it is local.
@@ -102,21 +103,22 @@ class MountTable:
         The last component is not followed: if it is a symbolic link, it may still lead anywhere. With a slash
         at its end, all of the path is.
 
-        What is found out of a directory is remembered until the mounts change. A directory that is replaced
-        meanwhile by a link to a slow file system costs others a wait, never a lock.
+        A directory that is found to be local is remembered until the mounts change. One that is replaced meanwhile
+        by a link to a slow file system costs others a wait, never a lock.
         """
-        end = path.rfind("/")
-        if path[end + 1 :] in self._slow_names:
-            return self._follow(path)  # a single file can be mounted too
-        directory = path[:end]
+        directory = path[: path.rfind("/")]
         try:
-            return self._slow_mount_of_directory[directory]
+            place = self._local_directories[directory]
         except KeyError:
-            pass
-        if len(self._slow_mount_of_directory) >= _CACHE_MAX:
-            self._slow_mount_of_directory.clear()
-        found = self._slow_mount_of_directory[directory] = self._follow(directory)
-        return found
+            slow, end = self._follow(directory)
+            if slow is not None:
+                return slow
+            if len(self._local_directories) >= _CACHE_MAX:
+                self._local_directories.clear()
+            place = self._local_directories[directory] = end if end in self._with_slow_entries else None
+        if place is None:
+            return None
+        return self._slow(f"{place}/{path[len(directory) + 1 :]}")  # a single file can be mounted too
 
     def lists_locks(self, slow_mount: str | None) -> bool:
         """Whether the kernel lists the POSIX locks of a file system in /proc/locks.
@@ -127,8 +129,8 @@ class MountTable:
         """
         return slow_mount is None or not self._find(slow_mount)[0].startswith("fuse")
 
-    def _follow(self, directory: str) -> str | None:
-        """Walk down to ``directory``, and say where the walk leaves the local file systems."""
+    def _follow(self, directory: str) -> tuple[str | None, str]:
+        """Walk down to ``directory``: say where the walk leaves the local file systems, if so, and where it ends."""
         to_go = [part for part in reversed(directory.split("/")) if part]
         here = ""
         links = 0
@@ -142,17 +144,17 @@ class MountTable:
             here = f"{here}/{part}"
             slow = self._slow(here)
             if slow is not None:
-                return slow
+                return slow, here
             try:
                 target = os.readlink(here)
             except OSError:
                 continue  # no link, or nothing that could be opened either
             links += 1
             if links > _LINKS_MAX:
-                return None
+                return None, here
             here = "" if target.startswith("/") else here.rpartition("/")[0]
             to_go += [part for part in reversed(target.split("/")) if part]
-        return self._slow(here or "/")
+        return self._slow(here or "/"), here
 
     def _slow(self, path: str) -> str | None:
         """Return the mount point of ``path``, which has no links in it, if its file system may block."""
