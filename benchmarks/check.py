@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.daemons import Server
 
-ROUNDS = 2
+ROUNDS = 3
 SECONDS = 0.3
 
 

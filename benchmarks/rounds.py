@@ -30,8 +30,8 @@ def play_rounds(
     for number in range(count):
         for scene in scenes:
             _progress(f"round {number + 1} of {count}: {scene.name}")
-            for play_number in range(number, number + scene.plays):
-                for server in servers if play_number % 2 else reversed(servers):
+            for repeat in range(scene.plays):
+                for server in servers if (number + repeat) % 2 else reversed(servers):
                     if server.name == "floor" and not scene.floor:
                         continue
                     rounds[server.name][scene.name].append(_play(scene, server, load, seconds, failures))

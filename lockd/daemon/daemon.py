@@ -140,7 +140,7 @@ class Daemon:
             self._warn_of_lost_locks()
 
     def _warn_of_lost_locks(self) -> None:
-        owners = sorted({pid for resource in self.table for pid in resource.owners})
+        owners = sorted({pid for resource in self.table for pid in resource.holdings})
         processes = {pid: self.owners.get(pid) for pid in owners[:_OWNERS_NAMED]}
         names = [process.describe() if process else f"pid {pid}" for pid, process in processes.items()]
         if len(owners) > len(names):

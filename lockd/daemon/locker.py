@@ -137,7 +137,7 @@ class Locker:
 
     def release_by_force(self, resource: Resource, owner: int) -> None:
         """Take all holdings of the owner of this pid on one resource away, without asking for the owner."""
-        for _ in range(resource.owners.get(owner, 0)):
+        for _ in range(resource.holdings.count(owner)):
             slowly = self.release(resource.lockspace, resource.name, owner)
             if slowly is not None:
                 self._tasks.start(slowly)

@@ -34,10 +34,6 @@ _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
-Answer: TypeAlias = Callable[[Session, Frame], bytes | None]
-"""What a handler does, as a function."""
-
-
 class Handler:
     """Answers the calls of a procedure."""
 
@@ -49,7 +45,7 @@ class Handler:
 class FunctionHandler(Handler):
     """Leaves the answer to a function."""
 
-    def __init__(self, function: Answer) -> None:
+    def __init__(self, function: Callable[[Session, Frame], bytes | None]) -> None:
         self._function = function
 
     def answer(self, session: Session, call: Frame) -> bytes | None:

@@ -26,8 +26,7 @@ _KIND: Final = Struct(">4I")
 _NO_BYTES: Final = b""
 _WORD: Final = 4
 _SERIAL: Final = 20
-_STATUS: Final = 24
-"""Where in a frame these begin."""
+"""Where in a frame it begins; the status is what follows."""
 
 
 class FrameType(IntEnum):
@@ -72,7 +71,7 @@ class Frame:
     @property
     def is_ok(self) -> bool:
         """Whether its status is OK."""
-        return uint32(self.data, _STATUS) == 0
+        return self.status == 0
 
     @property
     def program(self) -> int:

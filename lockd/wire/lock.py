@@ -1,6 +1,6 @@
 """The lock program: its eight procedures and their arguments.
 
-Its calls are a daemon's whole load, so they are decoded with ``struct``; a test holds that against xdrlib3.
+Its calls are a daemon's whole load, so their arguments are decoded by hand; a test holds that against xdrlib3.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """XDR values (RFC 4506) with the bounds that libvirt's protocols put on them.
 
 A thin layer over ``xdrlib3``: it adds the bounds, checks that padding is there, and has one error for all
-that can be wrong with a payload. The lock program's hot calls are decoded in ``lock`` with ``struct``.
+that can be wrong with a payload. The lock program's hot calls are decoded in ``lock``, by hand.
 """
 
 from collections.abc import Callable

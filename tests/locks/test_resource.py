@@ -32,8 +32,7 @@ class Meddled(Inodes):
 
     def create(self, path: str, holder: object, lock: Callable[[int], None]) -> Claim | None:
         def meddle_and_lock(fd: int) -> None:
-            if self.acts:
-                self.acts.pop(0)()
+            self._act()
             lock(fd)
 
         return super().create(path, holder, meddle_and_lock)
@@ -45,9 +44,12 @@ class Meddled(Inodes):
         return self._meddle(super().open_pinned(path, flags, holder))
 
     def _meddle(self, claim: Claim) -> Claim:
+        self._act()
+        return claim
+
+    def _act(self) -> None:
         if self.acts:
             self.acts.pop(0)()
-        return claim
 
 
 class Complaining(Inodes):

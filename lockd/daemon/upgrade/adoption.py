@@ -247,7 +247,7 @@ def _watch_over_unknown_owners(daemon: Daemon) -> None:
 
     virtlockd tells of owners only with their clients; of others all that is known is that they write.
     """
-    for pid in {pid for resource in daemon.table for pid in resource.owners}:
+    for pid in {pid for resource in daemon.table for pid in resource.holdings}:
         if daemon.owners.get(pid) is None:
             with _part(f"owner {pid}"):
                 daemon.owners.adopt(OwnerProcess(Owner(UUID(NO_UUID), "", 0, pid), open_pidfd(pid)))
