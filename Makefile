@@ -25,7 +25,7 @@ $(VENV)/.requirements: requirements/build.txt requirements/run.txt
 	@touch $@
 
 # The way of an acquire is compiled, which takes half a minute; pyproject.toml names its modules.
-$(VENV)/.run: $(VENV)/.requirements pyproject.toml $(foreach room,wire locks daemon daemon/*,$(wildcard lockd/$(room)/*.py))
+$(VENV)/.run: $(VENV)/.requirements pyproject.toml $(foreach room,wire linux locks engines/* daemon daemon/*,$(wildcard lockd/$(room)/*.py))
 	@# What was compiled of modules that are gone, or are to be left uncompiled now, would still be found first.
 	@rm -f *__mypyc.*.so && find lockd -name '*.so' -delete
 	$(PIP) install --no-build-isolation --no-deps --editable .

@@ -27,6 +27,10 @@ class ConnectionLost(ClientError):
     """The daemon has closed the connection, or does not answer in time."""
 
 
+class ConfigError(ClientError):
+    """A configuration file cannot be read, or something is wrong in it; says the file and the line."""
+
+
 class Refused(ClientError):
     """The daemon has answered with an error.
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lockd.client.settings import path_of, read_settings
+from lockd.client.errors import ConfigError
+from lockd.libvirt import conf
+from lockd.libvirt.addresses import own_addresses
 
 FILE_NAME = "qemu-lockd.conf"
 
@@ -29,18 +31,23 @@ class PluginConfig(NamedTuple):
 
 
 def read_plugin_config(path: Path | None = None) -> PluginConfig:
-    """Return the settings of a file, by default the own user's; the defaults where it is missing.
+    """Return the settings of a qemu-lockd.conf.
 
-    :raises ConfigError: it cannot be read, or something is wrong in it.
+    :param path: the file; None for the own user's.
+    :returns: the settings; the defaults where the file is missing.
+    :raises ConfigError: the file cannot be read, or something is wrong in it.
     """
-    settings = read_settings(path or path_of(FILE_NAME))
-    if settings is None:
-        return PluginConfig()
-    auto_disk_leases = settings.boolean("auto_disk_leases", default=True)
-    return PluginConfig(
-        auto_disk_leases=auto_disk_leases,
-        require_lease_for_disks=settings.boolean("require_lease_for_disks", default=not auto_disk_leases),
-        file_lockspace_dir=settings.text("file_lockspace_dir"),
-        lvm_lockspace_dir=settings.text("lvm_lockspace_dir"),
-        scsi_lockspace_dir=settings.text("scsi_lockspace_dir"),
-    )
+    try:
+        values = conf.read(path or own_addresses().config_directory / FILE_NAME)
+        if values is None:
+            return PluginConfig()
+        auto_disk_leases = values.boolean("auto_disk_leases", default=True)
+        return PluginConfig(
+            auto_disk_leases=auto_disk_leases,
+            require_lease_for_disks=values.boolean("require_lease_for_disks", default=not auto_disk_leases),
+            file_lockspace_dir=values.text("file_lockspace_dir"),
+            lvm_lockspace_dir=values.text("lvm_lockspace_dir"),
+            scsi_lockspace_dir=values.text("scsi_lockspace_dir"),
+        )
+    except conf.ConfError as error:
+        raise ConfigError(str(error)) from None

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from lockd.client.errors import ConnectionLost
 from lockd.client.protocol import Call, Protocol
 from lockd.client.stream import BlockingStream
-from lockd.wire.addresses import own_addresses
+from lockd.libvirt.addresses import own_addresses
 from lockd.wire.status import PROGRAM, VERSION, Procedure, decode_document, encode_document
 
 _TIMEOUT: Final = 10.0
@@ -89,18 +89,3 @@ class StatusConnection:
             return decode_document(reply)
         except ValueError as error:
             raise ConnectionLost(f"the daemon sent a status that cannot be read: {error}") from None
-
-
-def pid_file() -> Path:
-    """Return the path of the pid file of the daemon, root's or the own user's."""
-    return own_addresses().pid_file
-
-
-def lock_socket() -> Path:
-    """Return the path of the daemon's lock socket, root's or the own user's."""
-    return own_addresses().socket
-
-
-def state_file() -> Path:
-    """Return the path of the file that a daemon leaves its state in when it is replaced."""
-    return own_addresses().state_file

@@ -17,7 +17,7 @@ from lockd.client.errors import ConnectionLost, Refused
 from lockd.client.protocol import Call, Protocol
 from lockd.client.resource import Resource
 from lockd.client.stream import RECEIVE_BYTES, connect_error, lost
-from lockd.wire.addresses import own_addresses
+from lockd.libvirt.addresses import own_addresses
 from lockd.wire.lock import PROGRAM, VERSION, Owner
 
 

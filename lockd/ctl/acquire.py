@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from lockd.client.errors import ConnectionLost
 from lockd.ctl import taking
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 
 _OWNER: Final = "lockctl acquire"
@@ -27,20 +28,22 @@ class _Signalled(Exception):
     """A signal asks to let go."""
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "acquire",
-        help="hold the locks of disks until standard input ends, or a signal comes",
+        run,
+        summary="hold the locks of disks until standard input ends, or a signal comes",
         description="Take the locks of disks, print a line that says so, and hold them until standard input "
         "ends or SIGTERM, SIGINT or SIGHUP comes.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     taking.add_arguments(parser)
     parser.add_argument("disks", nargs="+", metavar="DISK", help="path of a disk, as in the guest's XML")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from lockd.ctl import terminal
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 from lockd.ctl.findings import FAIL, HASH_SUBJECT, Finding, findings
 
@@ -18,19 +19,21 @@ It ends with 0 where nothing FAILs, and with 1 otherwise.
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "check",
-        help="check this host's set-up",
+        run,
+        summary="check this host's set-up",
         description="Check this host's set-up: the daemon, its limits, the configuration that all hosts have to "
         "share, and for each lockspace whether its locks work and reach other hosts.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("-J", "--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -13,14 +13,16 @@ import stat
 import sys
 import time
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from lockd.client.plugin_config import read_plugin_config
 from lockd.ctl import terminal
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disks import LEASE_NAME, LVM_UUID
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_exclusive, lock_holder
-from lockd.ctl.mounts import Reach, mount_of
+from lockd.linux.file_systems import Reach, local_lock_option, reach_of
+from lockd.linux.mount_table import MountTable
 
 _PROGRESS_SECONDS: Final = 0.2
 
@@ -40,20 +42,22 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "clean",
-        help="remove the lease files that nobody holds",
+        run,
+        summary="remove the lease files that nobody holds",
         description="Remove the files of a lockspace that nobody holds. Only empty files that are named as "
         "lease files are: by a hash, by the UUID of an LVM volume, or, in scsi_lockspace_dir, at all.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
     parser.add_argument("directory", metavar="DIR", help="directory of a lockspace")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:
@@ -63,10 +67,10 @@ def run(options: argparse.Namespace) -> Exit:
         names = sorted(entry.name for entry in os.scandir(directory))
     except OSError as error:
         raise Failure(f"{directory}: {error.strerror}", _status_of(error)) from None
-    mount = mount_of(directory)
-    if mount.reach is Reach.BROKEN:
+    mount = MountTable.read().mount_of(os.path.realpath(directory))
+    if reach_of(mount) is Reach.BROKEN:
         raise Failure(
-            f"{directory}: {mount.point} is mounted with {mount.hindrance}: what other hosts hold cannot be seen"
+            f"{directory}: {mount.point} is mounted with {local_lock_option(mount)}: what other hosts hold cannot be seen"
         )
     any_name = read_plugin_config().scsi_lockspace_dir == directory
     counts = dict.fromkeys(Outcome, 0)

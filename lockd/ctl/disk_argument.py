@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import stat
 from typing import NamedTuple
 
 from lockd.client.naming import resource_of
 from lockd.client.plugin_config import PluginConfig
 from lockd.client.resource import Resource
 from lockd.ctl.holdings import Holding
+from lockd.linux.file_identity import Identity, identity_of
 
 
 class Disk(NamedTuple):
@@ -22,7 +22,7 @@ class Disk(NamedTuple):
 
     path: str
     resource: Resource
-    identity: tuple[int, int] | None
+    identity: Identity | None
 
     @property
     def resources(self) -> list[Resource]:
@@ -55,11 +55,8 @@ def find_disk(argument: str, config: PluginConfig) -> Disk:
     return Disk(path, resource_of(path, config), _identity(path))
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> Identity | None:
     try:
-        status = os.stat(path)
+        return identity_of(os.stat(path))
     except OSError:
         return None
-    if stat.S_ISBLK(status.st_mode):
-        return status.st_rdev, -1
-    return status.st_dev, status.st_ino

@@ -16,7 +16,8 @@ from lockd.client.naming import lease_name, resource_of
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
 from lockd.ctl.exits import Failure
 from lockd.ctl.holdings import UNLISTED, Holding
-from lockd.ctl.processes import all_pids, command_name, disks_of
+from lockd.ctl.processes import disks_of
+from lockd.linux.processes import all_pids, command_name
 
 LEASE_NAME: Final = re.compile("[0-9a-f]{64}")
 LVM_UUID: Final = re.compile("[0-9A-Za-z]{6}(?:-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}")

@@ -1,43 +1,39 @@
-"""POSIX locks on the first byte of a file, tried by this process.
+"""Locks on lease files and disks, looked at and taken by lockctl's own process.
 
-A process loses its POSIX locks on a file when it closes any descriptor of it (Invariant 1): that is about locks
-of this process, which has none but those that it takes here. No other's lock ends by what is opened here.
+A process loses its record locks on a file when it closes any descriptor of it (Invariant 1). That concerns the locks of
+this process only, which has none but those that it takes here: no other process's lock ends by what is opened here.
 """
 
-import fcntl
 import os
-import struct
-from typing import Final
 
-# struct flock: l_type, l_whence, l_start, l_len, l_pid; native sizes and alignment (fcntl(2)).
-_FLOCK: Final = struct.Struct("hhqqi4x" if struct.calcsize("P") == 8 else "hhlli")
-_FIRST_BYTE: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+from lockd.linux import record_locks
 
 
 def lock_holder(path: str) -> int | None:
-    """Return the pid of a process that holds a lock on a file, or None where nobody does.
+    """Return the process that holds a lock on a file.
 
-    The pid is 0 or less where the kernel can name none: a process of another host, or of a container that this
-    one cannot see, or an open-file-description lock.
-
+    :param path: the file.
+    :returns: its pid, or None where nobody holds a lock. It is 0 or negative where the kernel cannot name a process; see
+        ``lockd.linux.record_locks.lock_holder``.
     :raises OSError: the file cannot be opened, or its file system cannot tell.
     """
     # Not blocking: a path may name a FIFO.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _FIRST_BYTE))
-        return None if kind == fcntl.F_UNLCK else pid
+        return record_locks.lock_holder(fd)
     finally:
-        os.close(descriptor)
+        os.close(fd)
 
 
-def lock_exclusive(descriptor: int) -> bool:
-    """Lock the file of a descriptor for writing; return whether that was granted.
+def lock_exclusive(fd: int) -> bool:
+    """Try to take a write lock.
 
-    :raises OSError: its file system cannot lock.
+    :param fd: a descriptor of the file.
+    :returns: whether the lock was granted.
+    :raises OSError: the file system cannot lock.
     """
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) leaves it open
+        record_locks.lock_exclusive(fd)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) allows either
         return False
     return True

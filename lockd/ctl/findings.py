@@ -5,18 +5,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lockd.client.errors import ClientError, UnknownProgram
 from lockd.client.naming import lease_name
 from lockd.client.plugin_config import FILE_NAME, PluginConfig, read_plugin_config
-from lockd.client.settings import ConfigError, path_of, read_settings
 from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Failure
 from lockd.ctl.file_locks import lock_holder
 from lockd.ctl.holdings import AGREES, overview
-from lockd.ctl.mounts import Mount, Reach, mount_of, mounts
+from lockd.libvirt import conf
+from lockd.libvirt.addresses import own_addresses
+from lockd.linux.file_systems import Reach, local_lock_option, reach_of
+from lockd.linux.mount_table import Mount, MountTable
+from lockd.linux.processes import descriptor_limit
 
 PASS: Final = "PASS"
 WARN: Final = "WARN"
@@ -114,17 +116,6 @@ def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(subject, PASS, str(limit))
 
 
-def descriptor_limit(pid: int, *, hard: bool = False) -> int | None:
-    """Return how many descriptors a process may have, or could raise that to; None where that cannot be known."""
-    try:
-        lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    (line,) = (line for line in lines if line.startswith("Max open files"))
-    limit = line.split()[4 if hard else 3]
-    return sys.maxsize if limit == "unlimited" else int(limit)
-
-
 def _kernel() -> Finding:
     subject = "locks of the kernel"
     try:
@@ -161,26 +152,26 @@ def configuration_hash(config: PluginConfig) -> str:
 
 def _daemon_configuration() -> Iterator[Finding]:
     subject = "configuration of the daemon"
-    path = path_of("virtlockd.conf")
+    path = own_addresses().config_file
     try:
-        settings = read_settings(path)
+        settings = conf.read(path)
         if settings is None:
             yield Finding(subject, PASS, f"{path} is not there: the defaults count")
             return
         for key in ("log_level", "max_clients", "admin_max_clients"):
             settings.number(key, 1)
         yield Finding(subject, PASS, str(path))
-    except ConfigError as error:
+    except conf.ConfError as error:
         yield Finding(subject, FAIL, str(error))
 
 
 def _hypervisor() -> Iterator[Finding]:
     subject = "lock manager of QEMU's driver"
-    path = path_of("qemu.conf")
+    path = own_addresses().config_directory / "qemu.conf"
     try:
-        settings = read_settings(path)
+        settings = conf.read(path)
         manager = None if settings is None else settings.text("lock_manager")
-    except ConfigError as error:
+    except conf.ConfError as error:
         yield Finding(subject, FAIL, str(error))
         return
     if settings is None:
@@ -207,7 +198,8 @@ def _lockspace(directory: str) -> Iterator[Finding]:
         )
     else:
         yield _works(directory, subject)
-    yield _reaches(mount_of(directory), f"reach of {directory}", is_lockspace=True)
+    mount = MountTable.read().mount_of(os.path.realpath(directory))
+    yield _reaches(mount, f"reach of {directory}", is_lockspace=True)
 
 
 def _works(directory: str, subject: str) -> Finding:
@@ -236,14 +228,14 @@ def _works(directory: str, subject: str) -> Finding:
 
 def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
     place = f"{mount.kind} on {mount.point}"
-    match mount.reach:
+    match reach_of(mount):
         case Reach.ALL_HOSTS:
             return Finding(subject, PASS, f"{place}: other hosts see the locks")
         case Reach.BROKEN:
             return Finding(
                 subject,
                 FAIL,
-                f"{place} is mounted with {mount.hindrance}: other hosts do not see the locks, and two of them can "
+                f"{place} is mounted with {local_lock_option(mount)}: other hosts do not see the locks, and two of them can "
                 "write to one disk; mount it without",
             )
         case Reach.UNKNOWN:
@@ -255,6 +247,6 @@ def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
 
 def _shared_file_systems() -> Iterator[Finding]:
     """Find file systems that may have disks on them which other hosts use too, and whose locks stay here."""
-    for mount in mounts():
-        if mount.reach is Reach.BROKEN:
+    for mount in MountTable.read().mounts:
+        if reach_of(mount) is Reach.BROKEN:
             yield _reaches(mount, f"reach of disks on {mount.point}", is_lockspace=False)

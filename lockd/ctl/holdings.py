@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from lockd.client.errors import Unavailable, UnknownProgram
-from lockd.client.status import StatusConnection, pid_file
+from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Exit, Failure
-from lockd.ctl.kernel import KernelLock, descriptor_locks, posix_locks
+from lockd.libvirt.addresses import own_addresses
+from lockd.linux.descriptors import open_files
+from lockd.linux.proc_locks import RecordLock, descriptor_locks, posix_locks
 
 AGREES: Final = "yes"
 DISAGREES: Final = "no"
@@ -153,24 +155,20 @@ class _Kernel:
 
     def __init__(self, pid: int, pid_file: int | None) -> None:
         self._pid = pid
-        self._locks = {lock for lock in posix_locks() if lock.pid == pid and lock.is_on_first_byte}
-        self._told = (
-            set(descriptor_locks(pid, pid_file) if pid_file is not None else ())
-            if pid_file is not None
-            else set()
-        )
+        self._locks = {lock for lock in posix_locks(pid) if lock.is_on_first_byte}
+        self._told = set() if pid_file is None else set(_locks_of(pid, pid_file))
 
     def verdict(self, lock: dict[str, Any]) -> str | None:
         """Return what the kernel says of a lock that the daemon tells of."""
         if lock["state"] != "held" or lock["fd"] is None:
             return None
         exclusive = lock["mode"] == "exclusive"
-        expected = KernelLock(self._pid, exclusive, lock["device"], lock["inode"], "0", "0")
+        expected = RecordLock(self._pid, exclusive, lock["device"], lock["inode"], "0", "0")
         if expected in self._locks:
             self._told.add(expected)
             return AGREES
         # Device and inode may be others than stat(2) tells; the descriptor is the same.
-        by_descriptor = descriptor_locks(self._pid, lock["fd"])
+        by_descriptor = _locks_of(self._pid, lock["fd"])
         self._told.update(by_descriptor)
         agrees = any(found.is_on_first_byte and found.exclusive == exclusive for found in by_descriptor)
         return AGREES if agrees else DISAGREES
@@ -203,7 +201,7 @@ def _told_by_proc() -> Overview:
             f"the daemon (pid {pid}) is not lockd and cannot be asked, and /proc/{pid}/fd cannot be read",
             Exit.NO_PERMISSION,
         )
-    own = str(pid_file())
+    own = str(own_addresses().pid_file)
     holdings = [
         _of_kernel_lock(lock, path, AGREES)
         for lock, _, path in files
@@ -216,7 +214,7 @@ def _told_by_proc() -> Overview:
 def _pid_in_file() -> int | None:
     """Return the running daemon's pid, as its pid file tells."""
     try:
-        pid = int(pid_file().read_text(encoding="ascii"))
+        pid = int(own_addresses().pid_file.read_text(encoding="ascii"))
         os.kill(pid, 0)
     except PermissionError:
         return pid
@@ -225,17 +223,22 @@ def _pid_in_file() -> int | None:
     return pid
 
 
-def _locked_files(pid: int) -> Iterator[tuple[KernelLock, int, str]]:
+def _locked_files(pid: int) -> Iterator[tuple[RecordLock, int, str]]:
     """Yield the locks of a process, with the descriptor and the path of each file."""
-    # Imported late: what lockd tells needs no look at any process.
-    from lockd.ctl.processes import open_files
-
     for descriptor, path in open_files(pid):
-        for lock in descriptor_locks(pid, descriptor):
+        for lock in _locks_of(pid, descriptor):
             yield lock, descriptor, path
 
 
-def _of_kernel_lock(lock: KernelLock, path: str, kernel: str) -> Holding:
+def _locks_of(pid: int, descriptor: int) -> list[RecordLock]:
+    """Return the locks on a process's open file; none where the process has closed it, or may not be looked at."""
+    try:
+        return descriptor_locks(pid, descriptor)
+    except OSError:
+        return []
+
+
+def _of_kernel_lock(lock: RecordLock, path: str, kernel: str) -> Holding:
     return Holding(
         lockspace="",
         name=path,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from lockd.client.status import StatusConnection
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -20,17 +21,19 @@ example, in a timer (the collector must not read half a file):
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    add_command(
+        commands,
         "metrics",
-        help="print counters in the OpenMetrics format",
+        run,
+        summary="print counters in the OpenMetrics format",
         description="Print what the daemon holds and what it has done, in the OpenMetrics text format.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
 
 
 def run(_options: argparse.Namespace) -> Exit:

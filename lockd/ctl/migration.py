@@ -1,10 +1,10 @@
 """What may keep a running lock daemon from being replaced by another one, under running guests."""
 
+import errno
 import os
 import shutil
 import socket
 import stat
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lockd.client.errors import UnknownProgram
-from lockd.client.status import StatusConnection, lock_socket, pid_file, state_file
+from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Exit, Failure
-from lockd.ctl.findings import FAIL, PASS, WARN, Finding, descriptor_limit
-from lockd.ctl.processes import command_name, describe, guest_name, open_files
-
-_VIRTLOCKD_STATE_MAX: Final = 10 * 1024 * 1024
-"""Bytes of the largest state that virtlockd reads."""
+from lockd.ctl.findings import FAIL, PASS, WARN, Finding
+from lockd.ctl.processes import describe, guest_name
+from lockd.libvirt.addresses import own_addresses
+from lockd.libvirt.lock_daemons import LockDaemon, identify
+from lockd.libvirt.state_document import VIRTLOCKD_SIZE_MAX
+from lockd.linux.descriptors import copied_descriptor, open_descriptors, open_files, target_of
+from lockd.linux.peers import credentials_of
+from lockd.linux.proc_locks import descriptor_locks
+from lockd.linux.processes import command_name, descriptor_limit
 
 _BYTES_PER_CLIENT: Final = 900
 _BYTES_PER_LOCK: Final = 300
@@ -29,12 +33,7 @@ _PROGRAM_SECONDS: Final = 30
 _SPARE_DESCRIPTORS: Final = 100
 """What a daemon needs beside those of clients and locks."""
 
-_SYS_PIDFD_GETFD: Final = 438  # <asm-generic/unistd.h>, Linux 5.6; Python has no name for it
-
-_CREDENTIALS: Final = struct.Struct("3i")
-
-_KINDS: Final = {b"(lockd)": "lockd", b"(libvirt)": "virtlockd"}
-"""The daemons, and how each calls itself in what it says to --version."""
+_NAMES: Final = {LockDaemon.LOCKD: "lockd", LockDaemon.VIRTLOCKD: "virtlockd"}
 
 
 class Running(NamedTuple):
@@ -83,11 +82,11 @@ def _running() -> Running:
     with suppress(UnknownProgram), StatusConnection.connect() as connection:
         kind, pid = "lockd", connection.daemon()["pid"]
     try:
-        pid = pid or int(pid_file().read_text(encoding="ascii"))
+        pid = pid or int(own_addresses().pid_file.read_text(encoding="ascii"))
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         os.listdir(f"/proc/{pid}/fd")
     except ValueError:
-        raise Failure(f"{pid_file()}: does not tell which process the daemon is") from None
+        raise Failure(f"{own_addresses().pid_file}: does not tell which process the daemon is") from None
     except OSError as error:
         status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.FAILED
         raise Failure(f"{error.filename}: {error.strerror}", status) from None
@@ -101,8 +100,8 @@ def _running() -> Running:
 def _locked_files(pid: int) -> Iterator[str]:
     """Yield the paths of the files that the daemon has open for their locks."""
     for descriptor, path in open_files(pid):
-        with suppress(OSError), open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
-            if any(line.startswith("lock:") for line in file):
+        with suppress(OSError):
+            if descriptor_locks(pid, descriptor):
                 yield path
 
 
@@ -135,14 +134,15 @@ def _what_it_is(program: str, running: Running) -> tuple[Finding, str | None]:
     if done.returncode != 0:
         said = " ".join(done.stderr.decode(errors="replace").split())
         return Finding(subject, FAIL, f"does not run with the daemon's arguments: {said}"), None
-    for words, kind in _KINDS.items():
-        if words in done.stdout:
-            version = done.stdout.rpartition(b")")[2].decode(errors="replace").strip()
-            if kind == running.kind:
-                way = f"goes on with {kind} {version}; to leave {kind}, put the other daemon there first"
-                return Finding(subject, WARN, way), kind
-            return Finding(subject, PASS, f"{running.kind} would be replaced by {kind} {version}"), kind
-    return Finding(subject, FAIL, "is no lock daemon, going by what it says to --version"), None
+    daemon = identify(done.stdout)
+    if daemon is None:
+        return Finding(subject, FAIL, "is no lock daemon, going by what it says to --version"), None
+    kind = _NAMES[daemon]
+    version = done.stdout.rpartition(b")")[2].decode(errors="replace").strip()
+    if kind == running.kind:
+        way = f"goes on with {kind} {version}; to leave {kind}, put the other daemon there first"
+        return Finding(subject, WARN, way), kind
+    return Finding(subject, PASS, f"{running.kind} would be replaced by {kind} {version}"), kind
 
 
 # Clients
@@ -153,30 +153,36 @@ def _connected(pid: int) -> Iterator[int]:
 
     :raises Failure: its sockets cannot be looked at.
     """
-    import ctypes
-
-    get_descriptor = ctypes.CDLL(None, use_errno=True).syscall
-    address = str(lock_socket())
+    address = str(own_addresses().socket)
     pidfd = os.pidfd_open(pid)
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
-                    continue
-                # A copy of the socket: closing it is nothing to the daemon.
-                copy = get_descriptor(_SYS_PIDFD_GETFD, pidfd, int(name), 0)
-                if copy < 0:
-                    raise Failure(
-                        f"the daemon's sockets: {os.strerror(ctypes.get_errno())}", Exit.NO_PERMISSION
-                    )
-                with socket.socket(fileno=copy) as connection:
-                    if connection.getsockname() == address and not connection.getsockopt(
-                        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                    ):
-                        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                        yield _CREDENTIALS.unpack(data)[0]
+        for descriptor in open_descriptors(pid):
+            peer = _peer(pid, pidfd, descriptor, address)
+            if peer is not None:
+                yield peer
     finally:
         os.close(pidfd)
+
+
+def _peer(pid: int, pidfd: int, descriptor: int, address: str) -> int | None:
+    """Return the pid of the peer of a connection to ``address``; None where the socket is none, or is closed by now.
+
+    :raises Failure: the socket cannot be looked at.
+    """
+    try:
+        if not target_of(descriptor, pid).startswith("socket:"):
+            return None
+        with (
+            copied_descriptor(pidfd, descriptor) as copy,
+            socket.socket(fileno=os.dup(copy)) as connection,
+        ):
+            listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            is_client = connection.getsockname() == address and not listens
+            return credentials_of(connection).pid if is_client else None
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise Failure(f"the daemon's sockets: {error.strerror}", Exit.NO_PERMISSION) from None
+        return None
 
 
 def _clients(running: Running) -> Iterator[Finding]:
@@ -207,7 +213,7 @@ def _size(running: Running, successor: str) -> Finding:
     about = (
         f"about {size / 1e6:.1f} MB for {len(running.clients)} clients and {len(running.locked_files)} locks"
     )
-    if size < _VIRTLOCKD_STATE_MAX:
+    if size < VIRTLOCKD_SIZE_MAX:
         return Finding(subject, PASS, about)
     if successor == "virtlockd":
         return Finding(
@@ -234,7 +240,7 @@ def _descriptors(running: Running, successor: str) -> Finding:
 
 
 def _state_file(running: Running) -> Finding:
-    path = state_file()
+    path = own_addresses().state_file
     subject = f"state file {path}"
     # The daemon may see another file system there than this process does.
     directory = Path(f"/proc/{running.pid}/root{path.parent}")

@@ -6,21 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from lockd.linux.descriptors import open_descriptors, open_files
+from lockd.linux.processes import all_pids, command_name
+
 _FILE_NAME: Final = re.compile(rb'"filename":"(?P<json>(?:[^"\\]|\\.)*)"|\bfile=(?P<option>(?:[^,]|,,)*)')
 """How a disk's path stands in QEMU's arguments: in the JSON of -blockdev, or, before QEMU 4, as -drive file=."""
 
 _GUEST_NAME: Final = re.compile(rb"(?:^|,)guest=(?P<name>(?:[^,]|,,)*)")
-
-
-def all_pids() -> list[int]:
-    """Return the pids of all processes."""
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-
-
-def command_name(pid: int) -> str | None:
-    """Return the name of a process, or None where there is no such process."""
-    content = _read(f"/proc/{pid}/comm")
-    return os.fsdecode(content.rstrip(b"\n")) if content else None
 
 
 def guest_name(pid: int) -> str | None:
@@ -54,34 +46,15 @@ def disks_of(pid: int) -> Iterator[str]:
         yield target
 
 
-def open_files(pid: int) -> Iterator[tuple[int, str]]:
-    """Yield the descriptors of a process and what they lead to, as far as that has a path."""
-    directory = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
-        with suppress(OSError):
-            target = os.readlink(f"{directory}/{name}")
-            if target.startswith("/"):
-                yield int(name), target
-
-
 def processes_with(status: os.stat_result) -> list[int]:
     """Return the pids of the processes, other than this one, that have a file open."""
     return [pid for pid in all_pids() if pid != os.getpid() and _has_open(pid, status)]
 
 
 def _has_open(pid: int, status: os.stat_result) -> bool:
-    directory = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return False
-    for name in names:
+    for fd in open_descriptors(pid):
         with suppress(OSError):
-            if os.path.samestat(os.stat(f"{directory}/{name}"), status):
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), status):
                 return True
     return False
 
@@ -97,12 +70,8 @@ def _from_json(text: bytes) -> str:
 
 
 def _arguments(pid: int) -> list[bytes]:
-    return _read(f"/proc/{pid}/cmdline").split(b"\0")
-
-
-def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
     except OSError:
-        return b""
+        return [b""]

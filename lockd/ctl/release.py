@@ -2,12 +2,13 @@
 
 import argparse
 import os
-from typing import Any, Final
+from typing import Final
 
 from lockd.client.errors import NotHeld, Refused
 from lockd.client.plugin_config import read_plugin_config
 from lockd.client.status import StatusConnection
 from lockd.ctl import terminal
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
 
@@ -17,22 +18,24 @@ example:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "release",
-        help="release what an owner holds that is gone",
+        run,
+        summary="release what an owner holds that is gone",
         description="End the holdings of an owner that is gone or unknown. It is refused while the owner lives "
         "on this host, and logged by the daemon.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--force", action="store_true", help="say that you mean it; needed")
     parser.add_argument(
         "resource", metavar="RESOURCE", help="a disk, a locked file, or a resource's name as status shows it"
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -1,10 +1,11 @@
 """``lockctl resource``: which lock libvirt takes for a disk."""
 
 import argparse
-from typing import Any, Final
+from typing import Final
 
 from lockd.client.plugin_config import read_plugin_config
 from lockd.ctl import terminal
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import add_disk_options, find_disk
 from lockd.ctl.exits import Exit
 from lockd.ctl.terminal import print_error
@@ -15,19 +16,21 @@ example:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "resource",
-        help="say which lock libvirt takes for a disk",
+        run,
+        summary="say which lock libvirt takes for a disk",
         description="Say which lock libvirt takes for a disk: its lockspace and name, by qemu-lockd.conf. "
         "It asks no daemon, and the disk need not exist.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_disk_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from lockd.ctl import taking
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit, Failure
 
 _DESCRIPTOR_MIN: Final = 100
@@ -19,22 +20,24 @@ example:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "run",
-        help="hold the locks of disks for as long as a command runs",
+        run,
+        summary="hold the locks of disks for as long as a command runs",
         description="Take the locks of disks and become the command. It inherits the connection that holds "
         "them, so they end when it ends, however that comes about. A command that closes descriptors which it "
         "does not know is killed, as a guest that loses its locks would be.",
         usage="lockctl run [-h] [--shared] [--wait SECONDS] DISK... -- COMMAND...",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     taking.add_arguments(parser)
     parser.add_argument("disks", nargs="+", metavar="DISK", help="path of a disk, as in the guest's XML")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from typing import Any, Final
+from typing import Final
 
 from lockd.client.errors import ClientError
 from lockd.client.plugin_config import read_plugin_config
 from lockd.ctl import terminal
 from lockd.ctl.columns import COLUMNS, DEFAULT, Column, columns_named
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.holdings import AGREES, Holding, overview
@@ -29,16 +30,19 @@ examples:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
     names = "\n".join(f"  {column.name:11} {column.help}" for column in COLUMNS.values())
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "status",
-        help="list the locks that are held",
+        run,
+        summary="list the locks that are held",
         description="List the locks that this user's daemon holds, on all disks or on some.",
         epilog=f"columns:\n{names}\n\n{_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("disks", nargs="*", metavar="DISK", help="only the locks on these disks")
     parser.add_argument("-J", "--json", action="store_true", help="print JSON, with all columns")
@@ -57,7 +61,6 @@ def add_parser(commands: Any) -> None:
         "--images", metavar="DIR", help="learn from the files below DIR which disks lease files stand for"
     )
     parser.add_argument("--watch", action="store_true", help="keep the list up to date on the terminal")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

@@ -10,6 +10,7 @@ from lockd.client.errors import Unavailable, UnknownProgram
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
 from lockd.client.status import StatusConnection
 from lockd.ctl import processes, terminal
+from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import Disk, add_disk_options, find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_holder
@@ -23,19 +24,21 @@ It ends with 0 where somebody holds the disk, and with 1 where nobody does.
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options.
+
+    :param commands: where commands are added.
+    """
+    parser = add_command(
+        commands,
         "who",
-        help="say who holds a disk",
+        run,
+        summary="say who holds a disk",
         description="Say who holds a disk, itself or by its lease file: a guest, another process of this host, "
         "or another host.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_disk_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Exit:

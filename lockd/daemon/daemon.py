@@ -1,4 +1,4 @@
-"""The daemon: reactor, lock table, owners and servers, put together."""
+"""The daemon: reactor, lock table, engine, owners and servers, put together."""
 
 import gc
 import logging
@@ -9,25 +9,28 @@ import trio
 
 from lockd.daemon import systemd
 from lockd.daemon.counters import Counters
+from lockd.daemon.lifetime import LOOK_SECONDS, Lifetime
 from lockd.daemon.locker import Locker
 from lockd.daemon.log.log import Log
 from lockd.daemon.mount_watch import MountWatch
 from lockd.daemon.owners import Owners
 from lockd.daemon.programs.admin_program import AdminProgram
+from lockd.daemon.programs.explain import Explainer
 from lockd.daemon.programs.lock_program import LockProgram
 from lockd.daemon.programs.status_program import StatusProgram
 from lockd.daemon.reactor import Reactor
-from lockd.daemon.server import Limits, Server
+from lockd.daemon.server import ADMIN_SERVER, LOCK_SERVER, Limits, Server
+from lockd.daemon.session import Session
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.start.config import Config
 from lockd.daemon.start.sockets import Listeners
 from lockd.daemon.tasks import Tasks
-from lockd.locks.mounts import MountTable
+from lockd.engines.files.engine import FilesEngine
+from lockd.engines.files.inodes import Inodes
+from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.locks.resource import State
 from lockd.locks.table import LockTable
-from lockd.wire import admin, lock, status
-
-_HOUSEKEEPING_SECONDS: Final = 1
+from lockd.wire import admin, lock
 
 _OWNERS_NAMED: Final = 20
 """How many owners the warning of an end names: a line of the log has to stay readable."""
@@ -38,63 +41,83 @@ _logger = logging.getLogger(__name__)
 class Daemon:
     """A running daemon.
 
-    :ivar log: the log; the table shares its inodes, as a log file is not to be locked.
-    :ivar timeout: seconds without clients and locks after which it ends, or None.
-    :ivar pid_file: descriptor of the locked pid file; None where an upgrade has lost it.
-    :ivar sockets_made: paths of the sockets that are to be removed at the end.
+    :param config: what virtlockd.conf sets.
+    :param log: the log.
+    :param inodes: the registry of the process's locked files. The log has its files in it too, as a log file is not to
+        be locked.
+    :param timeout: seconds without clients and locks after which the daemon ends, or None.
+    :param pid_file: the descriptor of the locked pid file; None where an upgrade has lost it.
+    :param nursery: where the daemon's tasks run.
+    :ivar sockets_made: the paths of the sockets that are to be removed at the end.
     """
 
     def __init__(
-        self, config: Config, log: Log, timeout: int | None, pid_file: int | None, nursery: trio.Nursery
+        self,
+        config: Config,
+        log: Log,
+        inodes: Inodes,
+        timeout: int | None,
+        pid_file: int | None,
+        nursery: trio.Nursery,
     ) -> None:
         self.log = log
-        self.timeout = timeout
+        self.inodes = inodes
         self.pid_file = pid_file
-        self.sockets_made: list[Path] = []
-        self._stop = trio.Event()
-        tasks = Tasks(nursery)
-        self._idle_from = trio.current_time()
-        self._next_client_ids: list[int] = []
-        self._told_status = ""
-        self.counters = Counters()
-        self.mounts = MountTable()
-        self.reactor = Reactor(before_serving=MountWatch(self.mounts).look)
-        self.table = LockTable(log.inodes)
         # A client that locks the pid file must not end the daemon's own lock on it.
         if pid_file is not None:
-            self.table.inodes.adopt(pid_file, "the daemon itself")
+            inodes.adopt(pid_file, "the daemon itself")
+        self.sockets_made: list[Path] = []
+        self.lifetime = Lifetime(timeout)
+        self.counters = Counters()
+        self._told_status = ""
+        tasks = Tasks(nursery)
+        mounts = SlowMounts()
+        self.reactor = Reactor(before_serving=MountWatch(mounts).look)
         self.slow_calls = SlowCalls()
-        self.locker = Locker(
-            self.table, self.mounts, self.slow_calls, tasks, lambda pid: self.owners.get(pid)
-        )
+        self.table = LockTable(FilesEngine(inodes, mounts))
+        self.locker = Locker(self.table, self.slow_calls, tasks, lambda pid: self.owners.get(pid))
         self.owners = Owners(self.reactor, tasks, self.counters, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
-            "virtlockd",
+            LOCK_SERVER,
             self.reactor,
-            {
-                (lock.PROGRAM, lock.VERSION): LockProgram(
-                    self.table, self.locker, self.owners, self.mounts, tasks, self.counters
-                )
-            },
             Limits(config.max_clients, config.max_clients),
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,
         )
-        status_program = StatusProgram(self)
         self.admin_server = Server(
-            "admin",
+            ADMIN_SERVER,
             self.reactor,
-            {
-                (admin.PROGRAM, admin.VERSION): AdminProgram(self),
-                (status.PROGRAM, status.VERSION): status_program,
-            },
             Limits(config.admin_max_clients, config.admin_max_clients),
             payload_kept=admin.ARGUMENTS_MAX,
-            on_end=lambda _session: None,
+            on_end=_nothing_to_do,
+        )
+        self.lock_server.add_program(
+            LockProgram(
+                self.table,
+                self.locker,
+                self.owners,
+                Explainer(self.owners.get, mounts.slow_mount),
+                tasks,
+                self.counters,
+            )
+        )
+        self.admin_server.add_program(
+            AdminProgram(self.servers, self.reactor, self.log, self.lifetime, self.table)
+        )
+        self.admin_server.add_program(
+            StatusProgram(
+                self.lock_server,
+                self.table,
+                self.locker,
+                self.owners,
+                self.counters,
+                inodes.holder,
+                pid_file,
+            )
         )
 
     def _holds_any(self, pid: int) -> bool:
-        # What it is only waiting for, or is giving back, it does not write to.
+        # An owner does not write to a disk whose lock it still waits for, or is giving back.
         return any(resource.state is State.HELD for resource in self.table.holdings(pid))
 
     @property
@@ -103,21 +126,15 @@ class Daemon:
         return [self.admin_server, self.lock_server]
 
     @property
-    def idle_seconds(self) -> float:
-        """For how long nobody has needed the daemon."""
-        return max(0.0, trio.current_time() - self._idle_from)
-
-    def was_idle(self, seconds: float) -> None:
-        """Go on as a daemon that was not needed for that long when its program was replaced."""
-        self._idle_from = trio.current_time() - seconds
-        self._next_client_ids = [server.next_client_id for server in self.servers]
-
-    def stop(self) -> None:
-        """End the daemon; all locks end with it."""
-        self._stop.set()
+    def clients_seen(self) -> int:
+        """How many clients have ever been connected."""
+        return sum(server.next_client_id - 1 for server in self.servers)
 
     async def serve(self, listeners: Listeners) -> None:
-        """Serve until ``stop`` is called, a signal ends the daemon, or it has been idle for its timeout."""
+        """Serve until the daemon's lifetime ends. All locks end with it.
+
+        :param listeners: the listening sockets.
+        """
         self.sockets_made = listeners.made
         if listeners.lock is not None:
             self.lock_server.listen(listeners.lock)
@@ -127,11 +144,11 @@ class Daemon:
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._housekeeping)
             nursery.start_soon(systemd.feed_watchdog, self.reactor)
-            # What is there now stays: no need to look at it in every collection.
+            # What exists now is kept to the end: no need to look at it in every collection.
             gc.freeze()
             gc.enable()
             systemd.notify("READY=1")
-            await self._stop.wait()
+            await self.lifetime.wait()
             nursery.cancel_scope.cancel()
         systemd.notify("STOPPING=1")
         for server in self.servers:
@@ -153,23 +170,12 @@ class Daemon:
 
     async def _housekeeping(self) -> None:
         while True:
-            await trio.sleep(_HOUSEKEEPING_SECONDS)
+            await trio.sleep(LOOK_SECONDS)
             for server in self.servers:
                 server.update_accepting()
             self._tell_status()
-            self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        now = trio.current_time()
-        next_client_ids = [server.next_client_id for server in self.servers]
-        came = next_client_ids != self._next_client_ids
-        self._next_client_ids = next_client_ids
-        if came or self.table or any(server.sessions for server in self.servers):
-            # They may leave just before the next look: the idle time starts then at the earliest.
-            self._idle_from = now + _HOUSEKEEPING_SECONDS
-        elif self.timeout is not None and now - self._idle_from >= self.timeout:
-            _logger.info("the daemon ends: it was idle for %d seconds", self.timeout)
-            self.stop()
+            needed = bool(self.table) or any(server.sessions for server in self.servers)
+            self.lifetime.look(needed=needed, clients_seen=self.clients_seen)
 
     def _tell_status(self) -> None:
         guests, locks = len(self.lock_server.sessions), len(self.table)
@@ -177,3 +183,7 @@ class Daemon:
         if status != self._told_status:
             self._told_status = status
             systemd.notify(status)
+
+
+def _nothing_to_do(_session: Session) -> None:
+    """An admin client holds nothing."""

@@ -25,17 +25,12 @@ from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
 from lockd.daemon.tasks import Tasks
 from lockd.daemon.upgrade import state_file
-from lockd.daemon.upgrade.adoption import (
-    adopt,
-    adopt_leftovers,
-    adopt_listeners,
-    adopt_pid_file,
-    claim_orphans,
-    tell_of_locks,
-)
+from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
-from lockd.locks.inodes import Inodes
-from lockd.wire.addresses import Addresses, own_addresses
+from lockd.daemon.upgrade.leftovers import claim_orphans
+from lockd.daemon.upgrade.sockets import adopt_listeners, adopt_pid_file
+from lockd.engines.files.inodes import Inodes
+from lockd.libvirt.addresses import Addresses, own_addresses
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -56,7 +51,8 @@ def _run(options: Options, addresses: Addresses) -> None:
     # Before the daemon goes into the background, and into another directory.
     command = own_command(options)
     state = state_file.take(addresses.state_file)
-    config, log = _config_and_log(options, addresses, must_go_on=state is not None)
+    inodes = Inodes()
+    config, log = _config_and_log(options, addresses, inodes, must_go_on=state is not None)
     _allow_many_descriptors()
     started: Callable[[], None] = lambda: None  # noqa: E731
     if state is not None:
@@ -76,7 +72,7 @@ def _run(options: Options, addresses: Addresses) -> None:
             raise
     hand_over = partial(HandOver, command=command, file=addresses.state_file)
     try:
-        trio.run(_serve, config, log, options, listeners, pid_file, state, hand_over, started)
+        trio.run(_serve, config, log, inodes, options, listeners, pid_file, state, hand_over, started)
     finally:
         _remove(*listeners.made, options.pid_file)
 
@@ -87,7 +83,9 @@ def _remove(*paths: Path) -> None:
             path.unlink()
 
 
-def _config_and_log(options: Options, addresses: Addresses, *, must_go_on: bool) -> tuple[Config, Log]:
+def _config_and_log(
+    options: Options, addresses: Addresses, inodes: Inodes, *, must_go_on: bool
+) -> tuple[Config, Log]:
     """Return what is configured; a daemon that holds locks goes on with the defaults where that is wrong."""
     file = options.config or addresses.config_file
 
@@ -95,7 +93,7 @@ def _config_and_log(options: Options, addresses: Addresses, *, must_go_on: bool)
         settings = settings_at_start(
             config, file, environment, verbose=options.verbose, background=options.daemon
         )
-        return Log(settings, Inodes())
+        return Log(settings, inodes)
 
     try:
         config = read_config(file, required=options.config is not None)
@@ -118,6 +116,7 @@ def _open(log: Log) -> None:
 async def _serve(
     config: Config,
     log: Log,
+    inodes: Inodes,
     options: Options,
     listeners: Listeners,
     pid_file: int | None,
@@ -127,16 +126,14 @@ async def _serve(
 ) -> None:
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            daemon = Daemon(config, log, options.timeout, pid_file, nursery)
+            daemon = Daemon(config, log, inodes, options.timeout, pid_file, nursery)
             nursery.start_soon(_handle_signals, signals, daemon, make_hand_over(daemon), nursery)
             if state is None:
-                claim_orphans(log.inodes)
+                claim_orphans(inodes)
             else:
                 adopt(daemon, state)
                 state.clear()  # it may be large
-                tasks = Tasks(nursery)
-                tasks.start(adopt_leftovers, daemon)
-                tasks.start(tell_of_locks, daemon)
+                go_on_adopting(daemon, Tasks(nursery))
             started()
             await daemon.serve(listeners)
             nursery.cancel_scope.cancel()
@@ -153,7 +150,7 @@ async def _handle_signals(
                 _logger.info("SIGHUP is ignored: the configuration is read anew after SIGUSR1")
             case _:
                 _logger.info("%s ends the daemon", signal.Signals(number).name)
-                daemon.stop()
+                daemon.lifetime.stop()
 
 
 def _listeners(addresses: Addresses) -> Listeners:

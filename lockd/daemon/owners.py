@@ -14,10 +14,12 @@ import trio
 
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
-from lockd.daemon.owner_process import OwnerProcess, open_peer_pidfd, open_pidfd
+from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
+from lockd.linux.peers import open_peer_pidfd
+from lockd.linux.processes import open_pidfd
 from lockd.wire.lock import Owner
 
 _LEAVING_SECONDS: Final = 0.1

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
-from lockd.daemon.session import Service, Session
+from lockd.daemon.session import NO_REPLY, Reply, Service, Session
 from lockd.wire import keepalive
 from lockd.wire.errors import ErrorReply, rpc_error, signed
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
@@ -35,30 +35,46 @@ _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
 class Handler:
-    """Answers the calls of a procedure."""
+    """Answers the calls of one procedure. A base class, so that compiled code calls it directly."""
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes: none where there is no reply, None where ``session.finish`` gets them later."""
+    def answer(self, session: Session, call: Frame) -> Reply:
+        """Answer a call.
+
+        :param session: the client that made it.
+        :param call: the call.
+        :returns: the bytes of the reply, ``NO_REPLY``, or ``LATER`` where ``Session.finish`` sends them later.
+        """
         raise NotImplementedError
 
 
 class FunctionHandler(Handler):
-    """Leaves the answer to a function."""
+    """Answers with a function.
 
-    def __init__(self, function: Callable[[Session, Frame], bytes | None]) -> None:
+    :param function: takes the client and the call, and returns the reply.
+    """
+
+    def __init__(self, function: Callable[[Session, Frame], Reply]) -> None:
         self._function = function
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return what the function returns."""
+    def answer(self, session: Session, call: Frame) -> Reply:
+        """Answer a call. See ``Handler.answer``."""
         return self._function(session, call)
 
 
 class Program(Protocol):
-    """What answers calls."""
+    """The procedures that a server's clients can call.
+
+    :ivar key: the program's number and version.
+    :ivar handlers: what answers each procedure, by the procedure's number.
+    """
+
+    @property
+    def key(self) -> ProgramKey:
+        """The program's number and version."""
 
     @property
     def handlers(self) -> Mapping[int, Handler]:
-        """Who answers, by the procedure's number."""
+        """What answers each procedure, by the procedure's number."""
 
 
 @dataclass
@@ -87,7 +103,6 @@ class Server(Service):
         self,
         name: str,
         reactor: Reactor,
-        programs: Mapping[ProgramKey, Program],
         limits: Limits,
         *,
         payload_kept: int,
@@ -101,14 +116,19 @@ class Server(Service):
         self.next_client_id = 1
         self.listeners: list[socket.socket] = []
         self._reactor = reactor
-        self._programs = frozenset(programs)
-        self._handlers = {
-            kind(*key, procedure): handler
-            for key, program in programs.items()
-            for procedure, handler in program.handlers.items()
-        }
+        self._programs: set[ProgramKey] = set()
+        self._handlers: dict[bytes, Handler] = {}
         self._on_end = on_end
         self._accepting = False
+
+    def add_program(self, program: Program) -> None:
+        """Let clients call a program.
+
+        :param program: the program.
+        """
+        self._programs.add(program.key)
+        for procedure, handler in program.handlers.items():
+            self._handlers[kind(*program.key, procedure)] = handler
 
     # Clients
 
@@ -193,12 +213,9 @@ class Server(Service):
 
     # Calls
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes; None where it will be sent later, empty where there is none.
-
-        :raises FrameError: the client cannot be followed any further.
-        """
-        # Of a call that is as it should be, no number has to be looked at.
+    def answer(self, session: Session, call: Frame) -> Reply:
+        """Answer a frame. See ``Service.answer``."""
+        # One look-up finds the handler of a well-formed call. Its header's numbers are not looked at.
         handler = self._handlers.get(call.kind)
         if handler is not None and call.is_ok:
             return handler.answer(session, call)
@@ -236,4 +253,4 @@ def _answer_message(message: Frame) -> bytes:
         keepalive.Procedure.PING,
         FrameType.MESSAGE,
     )
-    return keepalive.PONG if is_ping else b""
+    return keepalive.PONG if is_ping else NO_REPLY

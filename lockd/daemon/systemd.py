@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
-from lockd.wire.addresses import Addresses
+from lockd.libvirt.addresses import Addresses
 
 LOCK_SOCKET: Final = "virtlockd.socket"
 ADMIN_SOCKET: Final = "virtlockd-admin.socket"

@@ -1,5 +1,4 @@
-"""Names to the kernel's locks and back: the lock table, lockspaces, resources, owners.
+"""Who holds what: the lock table, its lockspaces and resources, and the contract that an engine keeps.
 
-No protocol and nothing asynchronous. All but ``inodes`` and the system calls of ``resource`` belongs to one
-thread; those two may run in a worker thread, for file systems that can block.
+Pure bookkeeping: no system calls, no protocol, nothing asynchronous. The table belongs to one thread.
 """

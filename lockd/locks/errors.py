@@ -1,6 +1,5 @@
-"""What can keep a lock from being taken or given back. Each error knows what to say of it."""
+"""Why a call on the lock table or on an engine was refused. Each error has the text that says so."""
 
-import os
 from typing import Any, NamedTuple
 
 
@@ -41,9 +40,10 @@ class NotADirectory(LockError):
 
 
 class Outsider(NamedTuple):
-    """Whoever holds the kernel's lock on the file at ``path``, and is not this daemon.
+    """Somebody other than this daemon who holds the kernel's lock on a file.
 
-    :ivar pid: the process; 0 or less where it is none that the kernel can name (``posix.lock_holder``).
+    :ivar pid: the process; 0 or negative where the kernel cannot name one (``lockd.linux.record_locks.lock_holder``).
+    :ivar path: the file.
     """
 
     pid: int
@@ -70,21 +70,24 @@ class NotHeld(LockError):
 
 
 class NotOwner(LockError):
-    """Release by an owner who is not among the resource's."""
+    """Release by an owner who has no holding of the resource.
+
+    :ivar pid: the owner's pid.
+    """
 
     def __init__(self, pid: int) -> None:
-        # A pid is signed to the kernel and to virtlockd, though the protocol sends it unsigned.
-        signed = pid - 2**32 if pid >= 2**31 else pid
-        super().__init__(f"owner {signed} does not hold the resource lock")
+        super().__init__(f"owner {pid} does not hold the resource lock")
+        self.pid = pid
 
 
 class SystemCallFailed(LockError):
-    """The operating system refused; ``errno`` says why.
+    """A system call failed.
 
-    :ivar creating_file: whether a file was to be created, which virtlockd reports in another way.
+    :ivar errno: why, as the system numbers it (errno(3)).
+    :ivar creating_file: whether a file was to be created; virtlockd reports that in another way.
     """
 
     def __init__(self, what: str, error: OSError, *, creating_file: bool = False) -> None:
+        super().__init__(f"{what}: {error.strerror or error}")
         self.errno = error.errno or 0
         self.creating_file = creating_file
-        super().__init__(f"{what}: {os.strerror(self.errno)}")

@@ -1,44 +1,42 @@
 """The lock table: which resources are held, by whom, in which lockspace.
 
-A resource is in the table if and only if the kernel's lock is held (Invariant 1), but for the time that a
-worker thread takes to get or to end the lock: it is reserved then, and busy for all others.
+A resource is in the table if and only if its lock is held (Invariant 1), but for the time that an engine takes to get
+or to end the lock: it is reserved then, and busy for everybody else.
 """
 
-import errno
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from lockd.locks.engine import Engine, Hold
 from lockd.locks.errors import (
     Busy,
     DirectLockspaceExists,
-    InvalidName,
     LockspaceExists,
-    NotADirectory,
     NotHeld,
     NotOwner,
-    SystemCallFailed,
     UnknownLockspace,
 )
-from lockd.locks.inodes import Claim, Claimed, Identity, Inodes
-from lockd.locks.resource import Resource, State
+from lockd.locks.resource import DIRECT, Resource, State
 
 # Members of an enumeration take several times as long to look up.
 _HELD: Final = State.HELD
 _RELEASING: Final = State.RELEASING
 
-DIRECT: Final = ""
-"""The path that stands for the direct lockspace, where a resource's name is the path of its file."""
+_NO_ENGINES: Final[Mapping[str, Engine]] = {}
 
 
 class LockTable:
-    """All lockspaces of a daemon and what is held in them. It belongs to one thread."""
+    """All lockspaces of a daemon and what is held in them. It belongs to one thread.
 
-    def __init__(self, inodes: Inodes | None = None) -> None:
-        self.inodes = inodes or Inodes()
+    :param engine: what keeps the locks of the direct lockspace, and of each lockspace that no other engine is for.
+    :param others: the engines of further lockspaces, by the lockspaces' paths.
+    """
+
+    def __init__(self, engine: Engine, others: Mapping[str, Engine] = _NO_ENGINES) -> None:
+        self._engine = engine
+        self._other_engines = others
         self._lockspaces: dict[str, dict[str, Resource]] = {DIRECT: {}}
-        # Most owners hold a disk or a few: a list is a third of the memory of a set, and as fast.
+        # Most owners hold a disk or a few: a list takes a third of the memory of a set, and is as fast.
         self._holdings: dict[int, list[Resource]] = {}
 
     def __iter__(self) -> Iterator[Resource]:
@@ -53,6 +51,16 @@ class LockTable:
     def lockspaces(self) -> list[str]:
         """The paths of all lockspaces that were made; the direct one is not among them."""
         return [path for path in self._lockspaces if path != DIRECT]
+
+    def engine_of(self, lockspace: str) -> Engine:
+        """Return the engine that keeps the locks of a lockspace, known or not.
+
+        :param lockspace: its path.
+        :returns: the engine.
+        """
+        if self._other_engines:
+            return self._other_engines.get(lockspace, self._engine)
+        return self._engine
 
     def find(self, lockspace: str, name: str) -> Resource | None:
         """Return the resource, or None where nobody holds it.
@@ -79,19 +87,27 @@ class LockTable:
             raise LockspaceExists(path)
 
     def add_lockspace(self, path: str) -> None:
-        """Know a lockspace whose directory is there. One that is known stays as it is."""
+        """Register a lockspace; no effect if it is known.
+
+        :param path: its path. Its engine has made it.
+        """
         self._lockspaces.setdefault(path, {})
 
     # Acquire
 
     def reserve(
-        self, lockspace: str, name: str, owner: int, shared: bool, autocreate: bool
+        self, lockspace: str, name: str, owner: int, since: float, shared: bool, autocreate: bool
     ) -> Resource | None:
         """Begin to acquire a resource: nobody else can have it from now on.
 
-        The lock itself is then taken by the resource's ``take`` or ``take_pinned``, and ``grant`` or
-        ``forget`` ends the reservation.
+        Its engine then takes the lock, and ``grant`` or ``forget`` ends the reservation.
 
+        :param lockspace: the path of the lockspace.
+        :param name: the resource's name in it.
+        :param owner: the pid of the owner.
+        :param since: when it was asked for, in seconds since the epoch.
+        :param shared: whether others may hold it at the same time, if they share it too.
+        :param autocreate: whether its file is to be made for the lock, and removed with it.
         :returns: the reserved resource; None where ``owner`` has joined a shared one that is held already.
         :raises UnknownLockspace: there is no such lockspace.
         :raises InvalidName: no resource can have this name.
@@ -104,15 +120,21 @@ class LockTable:
                 raise Busy(name, present)
             self._add_holding(present, owner)
             return None
-        path = path_of(lockspace, name)
-        resource = Resource(lockspace, name, path, shared, autocreate)
+        engine = self.engine_of(lockspace)
+        path = engine.path_of(lockspace, name)
+        resource = Resource(lockspace, name, path, engine, since, shared, autocreate)
         resources[name] = resource
         resource.holdings.append(owner)
         self._add_resource(owner, resource)
         return resource
 
-    def grant(self, resource: Resource) -> None:
-        """End a reservation whose lock was taken."""
+    def grant(self, resource: Resource, hold: Hold) -> None:
+        """End a reservation whose lock was taken.
+
+        :param resource: the reserved resource.
+        :param hold: what its engine keeps for it.
+        """
+        resource.hold = hold
         resource.state = _HELD
 
     # Release
@@ -157,11 +179,12 @@ class LockTable:
         self._end_owner(resource, resource.holdings[0])
         del self._lockspaces[resource.lockspace][resource.name]
 
-    # Lease files
-
     def check_free(self, lockspace: str, name: str) -> str:
         """Return the path of a resource's file, which is to be created or deleted.
 
+        :param lockspace: the path of the lockspace.
+        :param name: the resource's name in it.
+        :returns: the path.
         :raises UnknownLockspace: there is no such lockspace.
         :raises InvalidName: no resource can have this name.
         :raises Busy: the resource is held.
@@ -169,38 +192,27 @@ class LockTable:
         resource = self._resources(lockspace).get(name)
         if resource is not None:
             raise Busy(name, resource)
-        return path_of(lockspace, name)
+        return self.engine_of(lockspace).path_of(lockspace, name)
 
-    # Adopting what another process held
+    # Adopting what another program held
 
-    def adopt(
-        self, resource: Resource, owners: Iterable[int], fd: int, identity: Identity | None = None
-    ) -> Claim:
-        """Take over a resource that is held already, and whose descriptor was inherited.
+    def adopt(self, resource: Resource, owners: Iterable[int], hold: Hold) -> None:
+        """Enter a resource whose lock is held already.
 
-        Where it is the file of another resource, as virtlockd allows, that one gets the owners too: the lock
-        stays as long as either needs it.
-
-        :param identity: what identifies its inode, where that is known: asking may block.
-        :raises Busy: it is the file of another resource.
-        :raises OSError: the descriptor is not open.
+        :param resource: the resource, which is not in the table yet.
+        :param owners: the pids of its owners, each once for every holding.
+        :param hold: what its engine keeps for it.
         """
-        try:
-            claim = self.inodes.adopt(fd, resource, identity)
-        except Claimed as error:
-            holder = error.claim.holder
-            if isinstance(holder, Resource):
-                for owner in owners:
-                    self._add_holding(holder, owner)
-            raise Busy(resource.name, holder) from None
-        resource.claim = claim
-        self.adopt_taken(resource, owners)
-        return claim
-
-    def adopt_taken(self, resource: Resource, owners: Iterable[int]) -> None:
-        """Take over a resource whose lock was taken already."""
-        resource.state = _HELD
+        self.grant(resource, hold)
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
+        self.add_owners(resource, owners)
+
+    def add_owners(self, resource: Resource, owners: Iterable[int]) -> None:
+        """Give a held resource further owners.
+
+        :param resource: the resource.
+        :param owners: their pids, each once for every holding.
+        """
         for owner in owners:
             self._add_holding(resource, owner)
 
@@ -237,95 +249,3 @@ class LockTable:
         holdings.remove(resource)
         if not holdings:
             del self._holdings[owner]
-
-
-def path_of(lockspace: str, name: str) -> str:
-    """Return the path of a resource's file.
-
-    :raises InvalidName: no resource of this lockspace can have this name.
-    """
-    if "\0" in name:
-        raise InvalidName(f"resource name {name!r} has a NUL byte in it")
-    if lockspace == DIRECT:
-        if not name.startswith("/"):
-            raise InvalidName(f"resource '{name}' is not an absolute path")
-        return name
-    if "/" in name or name in {"", ".", ".."}:
-        raise InvalidName(f"resource '{name}' is not the name of a file in lockspace {lockspace}")
-    return f"{lockspace}/{name}"
-
-
-def make_lockspace_directory(path: str) -> None:
-    """Make the directory of a lockspace, and its parents, mode 0700, where they are missing.
-
-    It may block; it touches nothing that another thread may touch.
-
-    :raises InvalidName: ``path`` is not absolute, or no path at all.
-    :raises NotADirectory: there is something else.
-    :raises SystemCallFailed: it cannot be made.
-    """
-    if "\0" in path:
-        raise InvalidName(f"lockspace path {path!r} has a NUL byte in it")
-    if not path.startswith("/"):
-        raise InvalidName(f"lockspace '{path}' is not an absolute path")
-    try:
-        if os.path.exists(path):
-            if not os.path.isdir(path):
-                raise NotADirectory(path)
-        else:
-            _make_directories(path)
-    except OSError as error:
-        raise SystemCallFailed(f"Unable to create lockspace {path}", error) from None
-
-
-def _make_directories(path: str) -> None:
-    """Make a directory and its parents, all with mode 0700, where they are missing.
-
-    ``os.makedirs`` gives its mode to the last one alone, and calls itself for each: a long path ends it.
-    """
-    end = path.find("/", 1)
-    while end > 0:
-        with suppress(FileExistsError):
-            os.mkdir(path[:end], 0o700)
-        end = path.find("/", end + 1)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
-
-
-def create_file(inodes: Inodes, path: str) -> None:
-    """Create a resource's file, mode 0600; one that exists stays as it is.
-
-    It may block, but not for ever on a pipe; it touches nothing that another thread may touch. Invariant 1: the
-    file is opened and closed only under a claim, so that no lock on it ends.
-
-    :raises SystemCallFailed: it cannot be created.
-    """
-    # virtlockd waits for ever for a reader of a FIFO.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-    try:
-        inodes.close(inodes.open_pinned(path, flags, None))
-    except Claimed:
-        return  # held under another name: it exists
-    except OSError as error:
-        raise SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True) from None
-
-
-def delete_file(inodes: Inodes, path: str, name: str) -> None:
-    """Remove a resource's file; one that is missing is no error.
-
-    It may block; it touches nothing that another thread may touch.
-
-    :raises Busy: the file is held under another name.
-    :raises SystemCallFailed: it cannot be removed.
-    """
-    try:
-        inodes.unlink(path)
-    except Claimed as claimed:
-        raise Busy(name, claimed.claim.holder) from None
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise SystemCallFailed(f"Unable to delete lockspace resource {path}", error) from None

@@ -250,7 +250,7 @@ def test_without_permission_it_says_so_in_one_line(host: Host) -> None:
     program = (
         "import os, sys; from pathlib import Path; from lockd.ctl import main; from lockd.client import status\n"
         "os.setuid(65534); sys.argv = ['lockctl', 'status']\n"
-        "from lockd.wire import addresses; os.geteuid = lambda: 0\n"
+        "from lockd.libvirt import addresses; os.geteuid = lambda: 0\n"
         "main.main()"
     )
     run = [*host.command()[:-1], sys.executable, "-c", program]

@@ -22,7 +22,7 @@ import json, os, sys
 if "--version" in sys.argv:
     print("virtlockd (lockd) of a test")
     sys.exit()
-from lockd.wire.addresses import own_addresses
+from lockd.libvirt.addresses import own_addresses
 path = own_addresses().state_file
 state = json.loads(path.read_bytes().decode(errors="surrogateescape"))
 extra = state.get("lockd")

@@ -228,7 +228,7 @@ def test_a_configuration_that_is_gone(daemon: PrivateDaemon, guests: Guests) -> 
 
 _AT_START = """
 import json, os, socket, sys
-from lockd.wire.addresses import own_addresses
+from lockd.libvirt.addresses import own_addresses
 path = own_addresses().state_file
 path.parent.mkdir(parents=True, exist_ok=True)
 disk = os.open(sys.argv[1], os.O_RDWR)

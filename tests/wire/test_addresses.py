@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lockd.wire.addresses import own_addresses
+from lockd.libvirt.addresses import own_addresses
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the paths of root are root's to ask for")

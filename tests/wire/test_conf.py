@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockd.wire.conf import ConfError, Value, parse
+from lockd.libvirt.conf import ConfError, Value, parse
 
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True)
 line_of_text = st.text(st.characters(exclude_characters='"\n', exclude_categories=["Cs"]), max_size=20)

@@ -21,7 +21,7 @@ from lockd.daemon.log.settings import (
     parse_outputs,
 )
 from lockd.daemon.log.sinks import LogFile, Sink, level_of, open_sink
-from lockd.locks.inodes import Claimed, Inodes
+from lockd.engines.files.inodes import Claimed, Inodes
 
 _LEVELS: Final = {
     Level.DEBUG: logging.DEBUG,
@@ -55,7 +55,8 @@ class Log:
 
     :ivar filters: other levels for parts of the daemon; the first one that matches counts.
     :ivar outputs: where messages go.
-    :ivar inodes: among them its files are claimed.
+    :param settings: what it is set to at the start.
+    :param inodes: the registry that its files are claimed in.
     """
 
     def __init__(self, settings: LogSettings, inodes: Inodes) -> None:
@@ -63,7 +64,7 @@ class Log:
         self.outputs = settings.outputs
         self._level = settings.level
         self._default_output = settings.default_output
-        self.inodes = inodes
+        self._inodes = inodes
         self._sinks: list[tuple[Level, Sink]] = []
         self._files: set[LogFile] = set()
         self._early: list[logging.LogRecord] | None = []
@@ -114,7 +115,7 @@ class Log:
             for output in outputs:
                 if output.destination == "file" and output == self._default_output:
                     _make_directory(output)
-                sinks.append((output.level, open_sink(output, self.inodes)))
+                sinks.append((output.level, open_sink(output, self._inodes)))
         except LogSettingError:
             self._close_files_but(self._files, among=_files(sinks))
             raise
@@ -131,7 +132,7 @@ class Log:
         for file in among - kept:
             # Nothing else has the inode open, and nothing is locked on it: it was claimed all the time.
             with suppress(OSError):
-                self.inodes.close(file.claim)
+                self._inodes.close(file.claim)
 
     def _set_levels(self) -> None:
         threshold = min(output.level for output in self.outputs)
@@ -163,7 +164,7 @@ class Log:
         for fd in document.get("files", ()):
             with suppress(OSError, Claimed):
                 os.set_inheritable(fd, False)
-                self._files.add(LogFile(self.inodes.adopt(fd, None)))
+                self._files.add(LogFile(self._inodes.adopt(fd, None)))
         try:
             if "filters" in document:
                 self.set_filters(document["filters"])

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
-from lockd.locks.inodes import Claim, Claimed, Inodes
+from lockd.engines.files.inodes import Claim, Claimed, Inodes
 
 _SYSLOG_SOCKET: Final = "/dev/log"
 _FACILITY_DAEMON: Final = 3

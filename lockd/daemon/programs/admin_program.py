@@ -6,18 +6,23 @@ Names, order and error texts are virtlockd's, as measured; ``virt-admin`` shows 
 import grp
 import logging
 import pwd
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from lockd.daemon.lifetime import Lifetime
+from lockd.daemon.log.log import Log
 from lockd.daemon.log.settings import LogSettingError
-from lockd.daemon.server import FunctionHandler, Server, refuse
-from lockd.daemon.session import Session
+from lockd.daemon.programs import function_names
+from lockd.daemon.programs.refused import Refused
+from lockd.daemon.reactor import Reactor
+from lockd.daemon.server import FunctionHandler, ProgramKey, Server, refuse
+from lockd.daemon.session import NO_REPLY, Session
+from lockd.locks.table import LockTable
 from lockd.wire import admin
 from lockd.wire.admin import Arguments, Client, Parameter, ParameterType, Procedure, ShutdownFlags
 from lockd.wire.errors import (
     ErrorDomain,
-    ErrorReply,
     internal_error,
     invalid_argument,
     no_client,
@@ -31,9 +36,6 @@ from lockd.wire.errors import (
 from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.xdr import DecodeError
 
-if TYPE_CHECKING:
-    from lockd.daemon.daemon import Daemon
-
 LIBVIRT_VERSION: Final = (9, 0, 0)
 """The libvirt whose daemon this one has been measured against, and whose admin program it speaks."""
 
@@ -43,36 +45,9 @@ four billion it aborts, and all locks are lost."""
 
 _PRESERVE: Final = int(ShutdownFlags.PRESERVE)
 
-_FUNCTIONS: Final = {
-    Procedure.CONNECT_OPEN: "adminDispatchConnectOpen",
-    Procedure.LIST_SERVERS: "adminConnectListServers",
-    Procedure.GET_THREADPOOL_PARAMETERS: "adminServerGetThreadPoolParameters",
-    Procedure.SET_THREADPOOL_PARAMETERS: "adminServerSetThreadPoolParameters",
-    Procedure.LIST_CLIENTS: "adminServerListClients",
-    Procedure.LOOKUP_CLIENT: "adminServerLookupClient",
-    Procedure.CLIENT_GET_INFO: "adminClientGetInfo",
-    Procedure.CLIENT_CLOSE: "adminClientClose",
-    Procedure.GET_CLIENT_LIMITS: "adminServerGetClientLimits",
-    Procedure.SET_CLIENT_LIMITS: "adminServerSetClientLimits",
-    Procedure.GET_LOGGING_OUTPUTS: "adminConnectGetLoggingOutputs",
-    Procedure.GET_LOGGING_FILTERS: "adminConnectGetLoggingFilters",
-    Procedure.SET_LOGGING_OUTPUTS: "adminConnectSetLoggingOutputs",
-    Procedure.SET_LOGGING_FILTERS: "adminConnectSetLoggingFilters",
-    Procedure.UPDATE_TLS_FILES: "adminServerUpdateTlsFiles",
-    Procedure.SET_DAEMON_TIMEOUT: "adminConnectSetDaemonTimeout",
-    Procedure.DAEMON_SHUTDOWN: "adminConnectDaemonShutdown",
-}
-"""The names that virtlockd's error messages give; part of what a client can see."""
+_FUNCTIONS: Final = function_names.ADMIN
 
 _logger = logging.getLogger(__name__)
-
-
-class Refused(Exception):
-    """The call cannot be done."""
-
-    def __init__(self, reply: ErrorReply) -> None:
-        super().__init__(reply.message)
-        self.reply = reply
 
 
 _Answer: TypeAlias = Callable[[Session, Arguments], bytes]
@@ -82,11 +57,25 @@ _Answer: TypeAlias = Callable[[Session, Arguments], bytes]
 class AdminProgram:
     """Answers the calls of the admin program; on the admin socket, so to the daemon's own user only.
 
-    :ivar handlers: who answers, by the procedure's number.
+    :param servers: all servers of the daemon, in the order in which virt-admin lists them.
+    :param reactor: what ends connections, and the daemon, after the reply was sent.
+    :param log: the daemon's log.
+    :param lifetime: how long the daemon runs.
+    :param table: who holds what.
+    :ivar key: the program's number and version.
+    :ivar handlers: what answers each procedure, by the procedure's number.
     """
 
-    def __init__(self, daemon: "Daemon") -> None:
-        self._daemon = daemon
+    key: Final[ProgramKey] = (admin.PROGRAM, admin.VERSION)
+
+    def __init__(
+        self, servers: Sequence[Server], reactor: Reactor, log: Log, lifetime: Lifetime, table: LockTable
+    ) -> None:
+        self._servers = servers
+        self._reactor = reactor
+        self._log = log
+        self._lifetime = lifetime
+        self._table = table
         procedures: dict[int, _Answer] = {
             Procedure.CONNECT_OPEN: self._connect_open,
             Procedure.CONNECT_CLOSE: self._connect_close,
@@ -122,7 +111,7 @@ class AdminProgram:
         except DecodeError:
             return refuse(session, call, rpc_error("Unable to decode message payload"))
         # A client that has ended its own connection gets no reply.
-        return b"" if session.closed else encode_reply(call, result)
+        return encode_reply(call, result) if session.is_open() else NO_REPLY
 
     # Connections and servers
 
@@ -132,7 +121,7 @@ class AdminProgram:
 
     def _connect_close(self, session: Session, _arguments: Arguments) -> bytes:
         # In the next turn: the reply goes out in this one.
-        self._daemon.reactor.again(session.close)
+        self._reactor.again(session.close)
         return b""
 
     def _get_lib_version(self, _session: Session, _arguments: Arguments) -> bytes:
@@ -141,7 +130,7 @@ class AdminProgram:
     def _list_servers(self, _session: Session, arguments: Arguments) -> bytes:
         wanted, flags = arguments.uint32(), arguments.uint32()
         _no_flags(Procedure.LIST_SERVERS, flags)
-        names = [server.name for server in self._daemon.servers]
+        names = [server.name for server in self._servers]
         return admin.encode_servers(names if wanted else (), len(names))
 
     def _lookup_server(self, _session: Session, arguments: Arguments) -> bytes:
@@ -267,12 +256,12 @@ class AdminProgram:
 
     def _get_logging_outputs(self, _session: Session, arguments: Arguments) -> bytes:
         _no_flags(Procedure.GET_LOGGING_OUTPUTS, arguments.uint32())
-        outputs = self._daemon.log.outputs
+        outputs = self._log.outputs
         return admin.encode_outputs(" ".join(map(str, outputs)), len(outputs))
 
     def _get_logging_filters(self, _session: Session, arguments: Arguments) -> bytes:
         _no_flags(Procedure.GET_LOGGING_FILTERS, arguments.uint32())
-        filters = self._daemon.log.filters
+        filters = self._log.filters
         # Each ends with a space, as virtlockd's do.
         return admin.encode_filters("".join(f"{item} " for item in filters) or None, len(filters))
 
@@ -280,7 +269,7 @@ class AdminProgram:
         text, flags = arguments.text(), arguments.uint32()
         _no_flags(Procedure.SET_LOGGING_OUTPUTS, flags)
         try:
-            self._daemon.log.set_outputs(text)
+            self._log.set_outputs(text)
         except LogSettingError as error:
             raise _log_setting_refused(error) from None
         return b""
@@ -289,7 +278,7 @@ class AdminProgram:
         text, flags = arguments.text(), arguments.uint32()
         _no_flags(Procedure.SET_LOGGING_FILTERS, flags)
         try:
-            self._daemon.log.set_filters(text)
+            self._log.set_filters(text)
         except LogSettingError as error:
             raise _log_setting_refused(error) from None
         return b""
@@ -299,20 +288,20 @@ class AdminProgram:
     def _set_daemon_timeout(self, _session: Session, arguments: Arguments) -> bytes:
         timeout, flags = arguments.uint32(), arguments.uint32()
         _no_flags(Procedure.SET_DAEMON_TIMEOUT, flags)
-        self._daemon.timeout = timeout or None
+        self._lifetime.timeout = timeout or None
         _logger.info("the daemon ends after %d seconds without clients and locks; 0 is never", timeout)
         return b""
 
     def _daemon_shutdown(self, _session: Session, arguments: Arguments) -> bytes:
         flags = arguments.uint32()
         _no_flags(Procedure.DAEMON_SHUTDOWN, flags & ~_PRESERVE)
-        held = len(self._daemon.table)
+        held = len(self._table)
         if flags & _PRESERVE and held:
             message = f"{held} locks are held, and would end with the daemon: nothing can preserve them"
             raise Refused(operation_invalid(message))
         _logger.info("an administrator ends the daemon")
         # In the next turn: the reply goes out in this one.
-        self._daemon.reactor.again(self._daemon.stop)
+        self._reactor.again(self._lifetime.stop)
         return b""
 
     # What calls name
@@ -322,7 +311,7 @@ class AdminProgram:
 
         :raises Refused: there is none.
         """
-        for server in self._daemon.servers:
+        for server in self._servers:
             if server.name == name:
                 return server
         raise Refused(no_server(f"No server named '{name}'", ErrorDomain.RPC))

@@ -10,18 +10,18 @@ from lockd.daemon import events
 from lockd.daemon.counters import Counters
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
-from lockd.daemon.programs.explain import busy_message
+from lockd.daemon.programs import function_names
+from lockd.daemon.programs.explain import Explainer
+from lockd.daemon.programs.refused import Refused
 from lockd.daemon.programs.replies import lock_error_reply
-from lockd.daemon.server import Handler, error_reply, refuse
-from lockd.daemon.session import Session
+from lockd.daemon.server import Handler, ProgramKey, error_reply, refuse
+from lockd.daemon.session import LATER, Reply, Session
 from lockd.daemon.tasks import Tasks
 from lockd.locks.errors import Busy, LockError
-from lockd.locks.mounts import MountTable
 from lockd.locks.table import LockTable
 from lockd.wire import lock
 from lockd.wire.errors import (
     ErrorDomain,
-    ErrorReply,
     operation_denied,
     operation_invalid,
     rpc_error,
@@ -35,17 +35,7 @@ from lockd.wire.xdr import DecodeError
 _ACQUIRE_FLAGS: Final = int(AcquireFlags.SHARED | AcquireFlags.AUTOCREATE)
 _SHARED: Final = int(AcquireFlags.SHARED)
 _AUTOCREATE: Final = int(AcquireFlags.AUTOCREATE)
-
-_FUNCTIONS = {
-    Procedure.REGISTER: "virLockSpaceProtocolDispatchRegister",
-    Procedure.RESTRICT: "virLockSpaceProtocolDispatchRestrict",
-    Procedure.NEW: "virLockSpaceProtocolDispatchNew",
-    Procedure.CREATE_RESOURCE: "virLockSpaceProtocolDispatchCreateResource",
-    Procedure.DELETE_RESOURCE: "virLockSpaceProtocolDispatchDeleteResource",
-    Procedure.ACQUIRE_RESOURCE: "virLockSpaceProtocolDispatchAcquireResource",
-    Procedure.RELEASE_RESOURCE: "virLockSpaceProtocolDispatchReleaseResource",
-}
-"""The names that virtlockd's error messages give; part of what a client can see."""
+_FUNCTIONS: Final = function_names.LOCK
 
 _RESTRICTED = operation_denied("lock manager connection has been restricted")
 _UNREGISTERED = operation_invalid("lock owner details have not been registered")
@@ -57,34 +47,34 @@ _Procedure: TypeAlias = Callable[[Session, bytes], Continuation | None]
 """Does what is asked; returns what has to be awaited for it, if anything has to."""
 
 
-class Refused(Exception):
-    """The session may not make this call."""
-
-    def __init__(self, reply: ErrorReply) -> None:
-        super().__init__(reply.message)
-        self.reply = reply
-
-
 class LockProgram:
     """Answers the calls of the lock program.
 
-    :ivar handlers: who answers, by the procedure's number.
-    :ivar tasks: where calls go on that cannot be answered on the spot.
+    :param table: who holds what.
+    :param locker: acquires and releases.
+    :param owners: who is registered.
+    :param explain: names the holder of a lock.
+    :param tasks: where calls go on that cannot be answered on the spot.
+    :param counters: counts what is granted and refused.
+    :ivar key: the program's number and version.
+    :ivar handlers: what answers each procedure, by the procedure's number.
     """
+
+    key: Final[ProgramKey] = (lock.PROGRAM, lock.VERSION)
 
     def __init__(
         self,
         table: LockTable,
         locker: Locker,
         owners: Owners,
-        mounts: MountTable,
+        explain: Explainer,
         tasks: Tasks,
         counters: Counters,
     ) -> None:
         self._table = table
         self._locker = locker
         self._owners = owners
-        self._mounts = mounts
+        self._explain = explain
         self.tasks = tasks
         self._counters = counters
         procedures: dict[int, _Procedure] = {
@@ -122,7 +112,7 @@ class LockProgram:
 
     def _message(self, error: LockError) -> str:
         if isinstance(error, Busy):
-            return busy_message(error, self._owners.get, self._mounts.slow_mount)
+            return self._explain.busy(error)
         return str(error)
 
     # The procedures
@@ -173,7 +163,7 @@ class LockProgram:
             raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
         shared, autocreate = flags & _SHARED != 0, flags & _AUTOCREATE != 0
         began = _clock()
-        rest = self._locker.acquire(session, lockspace, name, _owner_pid(session), shared, autocreate)
+        rest = self._locker.acquire(lockspace, name, _owner_pid(session), shared, autocreate, session.is_open)
         if rest is not None:
             return partial(self._counted, rest, began)
         self._count(_clock() - began)
@@ -202,8 +192,8 @@ class _ProcedureHandler(Handler):
         self._procedure = procedure
         self._success = success_template(lock.PROGRAM, lock.VERSION, number)
 
-    def answer(self, session: Session, call: Frame) -> bytes | None:
-        """Return the reply's bytes, or None where they come later."""
+    def answer(self, session: Session, call: Frame) -> Reply:
+        """Answer a call. See ``Handler.answer``."""
         try:
             rest = self._procedure(session, call.payload)
         except (LockError, Refused, DecodeError) as error:
@@ -211,7 +201,7 @@ class _ProcedureHandler(Handler):
         if rest is None:
             return encode_success(self._success, call)
         self._program.tasks.start(self._finish, session, call, rest)
-        return None
+        return LATER
 
     async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
         try:

@@ -19,6 +19,7 @@ from lockd.wire.errors import (
     invalid_argument,
     operation_invalid,
     resource_busy,
+    signed,
     system_error,
 )
 
@@ -38,8 +39,13 @@ def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply
             return system_error(text, number)
         case UnknownLockspace() | LockspaceExists():
             return internal_error(text)
-        case NotADirectory() | NotOwner():
+        case NotADirectory():
             return internal_error(text, ErrorDomain.LOCKSPACE)
+        case NotOwner(pid=pid):
+            # The protocol sends a pid unsigned, and virtlockd prints it signed.
+            return internal_error(
+                f"owner {signed(pid)} does not hold the resource lock", ErrorDomain.LOCKSPACE
+            )
         case DirectLockspaceExists():
             return operation_invalid(text)
         case InvalidName():

@@ -5,33 +5,29 @@ from collections.abc import Callable
 from functools import partial
 from heapq import nsmallest
 from time import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from lockd import __version__
 from lockd.daemon import events
-from lockd.daemon.owner_process import was_running
-from lockd.daemon.programs.explain import owner_words
-from lockd.daemon.server import FunctionHandler, error_reply
+from lockd.daemon.counters import Counters
+from lockd.daemon.locker import Locker
+from lockd.daemon.owners import Owners
+from lockd.daemon.programs.explain import owner_name
+from lockd.daemon.programs.refused import Refused
+from lockd.daemon.server import FunctionHandler, ProgramKey, Server, error_reply
 from lockd.daemon.session import Session
+from lockd.linux.file_identity import Identity
+from lockd.linux.processes import was_running
 from lockd.locks.errors import UnknownLockspace
 from lockd.locks.resource import Resource, State
-from lockd.wire.errors import ErrorReply, invalid_argument, operation_invalid, resource_busy, rpc_error
+from lockd.locks.table import LockTable
+from lockd.wire import status
+from lockd.wire.errors import invalid_argument, operation_invalid, resource_busy, rpc_error
 from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.status import Procedure, decode_document, encode_document
 
-if TYPE_CHECKING:
-    from lockd.daemon.daemon import Daemon
-
 _PAGE_LOCKS: Final = 200
 """Locks told in one reply: about 1 ms of the reactor's time."""
-
-
-class Refused(Exception):
-    """The question cannot be answered."""
-
-    def __init__(self, reply: ErrorReply) -> None:
-        super().__init__(reply.message)
-        self.reply = reply
 
 
 _Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
@@ -41,13 +37,36 @@ _Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 class StatusProgram:
     """Answers the calls of the status program; on the admin socket, so to the daemon's own user only.
 
-    :ivar handlers: who answers, by the procedure's number.
+    :param lock_server: the server of the lock socket.
+    :param table: who holds what.
+    :param locker: releases locks.
+    :param owners: who is registered.
+    :param counters: what the daemon has done.
+    :param holder_of: returns what a file is held for, by the file's identity, or None.
+    :param pid_file: the descriptor of the locked pid file, or None where there is none.
+    :ivar key: the program's number and version.
+    :ivar handlers: what answers each procedure, by the procedure's number.
     """
 
-    def __init__(self, daemon: "Daemon") -> None:
-        self._daemon = daemon
-        self._table = daemon.table
-        self._owners = daemon.owners
+    key: Final[ProgramKey] = (status.PROGRAM, status.VERSION)
+
+    def __init__(
+        self,
+        lock_server: Server,
+        table: LockTable,
+        locker: Locker,
+        owners: Owners,
+        counters: Counters,
+        holder_of: Callable[[Identity], object],
+        pid_file: int | None,
+    ) -> None:
+        self._lock_server = lock_server
+        self._table = table
+        self._locker = locker
+        self._owners = owners
+        self._counters = counters
+        self._holder_of = holder_of
+        self._pid_file = pid_file
         self._started = time()
         procedures: dict[int, _Answer] = {
             Procedure.LOCKS: self._locks,
@@ -73,13 +92,13 @@ class StatusProgram:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "pid_file": self._daemon.pid_file,
+            "pid_file": self._pid_file,
             "started": self._started,
-            "clients": len(self._daemon.lock_server.sessions),
-            "max_clients": self._daemon.lock_server.limits.max_clients,
+            "clients": len(self._lock_server.sessions),
+            "max_clients": self._lock_server.limits.max_clients,
             "locks": len(self._table),
             "lockspaces": self._table.lockspaces,
-            "counters": self._daemon.counters.describe(),
+            "counters": self._counters.describe(),
         }
 
     def _locks(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +123,7 @@ class StatusProgram:
             case {"lockspace": str(lockspace), "resource": str(name)}:
                 resource = self._resource(lockspace, name)
             case {"device": int(device), "inode": int(inode)}:
-                holder = self._table.inodes.holder((device, inode))
+                holder = self._holder_of((device, inode))
                 resource = holder if isinstance(holder, Resource) else None
             case _:
                 raise Refused(invalid_argument("lockspace and resource, or device and inode are needed"))
@@ -118,7 +137,7 @@ class StatusProgram:
 
     def _connections(self) -> dict[int, int]:
         """Return the number of each owner's own connection: while it lasts, the owner keeps its locks."""
-        sessions = self._daemon.lock_server.sessions.values()
+        sessions = self._lock_server.sessions.values()
         return {
             session.peer_pid: session.id
             for session in sessions
@@ -126,7 +145,8 @@ class StatusProgram:
         }
 
     def _lock(self, resource: Resource, connections: dict[int, int]) -> dict[str, Any]:
-        claim = resource.claim
+        facts = {} if resource.hold is None else resource.engine.describe(resource)
+        device, inode = facts.get("identity", (None, None))
         return {
             "number": resource.number,
             "lockspace": resource.lockspace,
@@ -136,10 +156,10 @@ class StatusProgram:
             "autocreate": resource.autocreate,
             "state": resource.state.value,
             "since": resource.since,
-            "slow_mount": resource.slow_mount,
-            "device": None if claim is None else claim.identity[0],
-            "inode": None if claim is None else claim.identity[1],
-            "fd": None if claim is None else claim.fd,
+            "slow_mount": resource.queue,
+            "device": device,
+            "inode": inode,
+            "fd": facts.get("fd"),
             "doubt": resource.doubt,
             "owners": [self._owner(pid, count, connections) for pid, count in resource.owners.items()],
         }
@@ -173,7 +193,7 @@ class StatusProgram:
             self._check_gone(resource, pid)
         for pid in owners:
             events.released_by_force(resource, pid, self._owners.get(pid))
-            self._daemon.locker.release_by_force(resource, pid)
+            self._locker.release_by_force(resource, pid)
         return {"released": owners}
 
     def _check_gone(self, resource: Resource, pid: int) -> None:
@@ -181,7 +201,7 @@ class StatusProgram:
         process = self._owners.get(pid)
         watched = process is not None and process.pidfd is not None
         if watched or was_running(pid, resource.since):
-            words = owner_words(pid, process)
+            words = owner_name(pid, process)
             raise Refused(
                 operation_invalid(f"{resource.name} is held by {words}, which is alive on this host")
             )

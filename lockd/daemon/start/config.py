@@ -1,11 +1,13 @@
 """The daemon's configuration file, virtlockd.conf."""
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lockd.daemon.failure import Failure
-from lockd.wire import conf
+from lockd.libvirt import conf
 
 MAX_CLIENTS: Final = 1024
 ADMIN_MAX_CLIENTS: Final = 5000
@@ -27,20 +29,19 @@ class Config:
 
 
 def read_config(path: Path, *, required: bool) -> Config:
-    """Return the settings of a file; the defaults where it is missing and not ``required``.
+    """Return the settings of a file.
 
-    :raises Failure: it cannot be read, or something is wrong in it; says the line.
+    :param path: the file.
+    :param required: whether the file has to exist.
+    :returns: the settings; the defaults where the file is missing and not required.
+    :raises Failure: the file cannot be read, or something is wrong in it; says the line.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError as error:
-        if required:
-            raise Failure(f"{path}: {error.strerror}; name another file with --config") from None
-        return Config()
-    except OSError as error:
-        raise Failure(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        values = conf.parse(text)
+        values = conf.read(path)
+        if values is None:
+            if required:
+                raise Failure(f"{path}: {os.strerror(errno.ENOENT)}; name another file with --config")
+            return Config()
         return Config(
             log_level=values.number("log_level", 0, _LOG_LEVEL_MAX) or None,
             log_filters=values.text("log_filters"),
@@ -49,4 +50,4 @@ def read_config(path: Path, *, required: bool) -> Config:
             admin_max_clients=values.number("admin_max_clients", ADMIN_MAX_CLIENTS),
         )
     except conf.ConfError as error:
-        raise Failure(f"{path}:{error.line}: {error}") from None
+        raise Failure(str(error)) from None

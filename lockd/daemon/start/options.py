@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockd import __version__
-from lockd.wire.addresses import Addresses
+from lockd.libvirt.addresses import Addresses
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from lockd.daemon.failure import Failure
-from lockd.locks import posix
-from lockd.locks.inodes import identity_of
+from lockd.linux.file_identity import identity_of
+from lockd.linux.record_locks import lock_exclusive
 
 
 def acquire(path: Path) -> int:
@@ -18,7 +18,7 @@ def acquire(path: Path) -> int:
             # Nothing else in this process has the file open yet, so closing it ends no lock.
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                posix.lock_exclusive(fd)
+                lock_exclusive(fd)
                 # The daemon before this one may have removed the file before it let go of the lock.
                 if path.exists() and identity_of(path.stat()) == identity_of(os.fstat(fd)):
                     write(fd)

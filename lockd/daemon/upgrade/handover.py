@@ -23,7 +23,10 @@ from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.start.options import Options
 from lockd.daemon.upgrade import state_file
-from lockd.daemon.upgrade.state import Successor, describe, descriptors, unfinished
+from lockd.daemon.upgrade.leftovers import unknown_files
+from lockd.daemon.upgrade.state import describe, descriptors, unfinished
+from lockd.libvirt.lock_daemons import LockDaemon, identify
+from lockd.libvirt.state_document import VIRTLOCKD_SIZE_MAX
 
 # A new process closes its copies of all descriptors, and that of a file on a hung server does not return before the
 # server does. A parent that used vfork(2) would wait as long, and all clients with it.
@@ -34,12 +37,6 @@ _MESSAGE_MAX: Final = 300
 
 _VIRTLOCKD_PATIENCE: Final = 5.0
 """Seconds to wait for a moment at which no client is in the middle of a call, which virtlockd could not go on with."""
-
-_VIRTLOCKD_SIZE_MAX: Final = 10 * 1024 * 1024
-"""Bytes of the largest state that virtlockd reads."""
-
-_FIRST_DESCRIPTOR: Final = 3
-_NO_FILES: Final = ("/proc/", "/dev/null", "/dev/pts/")
 
 _IGNORED = (signal.SIGUSR1, signal.SIGHUP)
 """The signals that would end the next program before it handles them."""
@@ -85,13 +82,13 @@ class HandOver:
             async with self._daemon.slow_calls.paused():
                 if trio.current_time() > checked + _CHECK_SECONDS:
                     continue  # that took its time; who knows what the program is now
-                obstacle = unfinished(self._daemon) if successor is Successor.VIRTLOCKD else None
+                obstacle = unfinished(self._daemon) if successor is LockDaemon.VIRTLOCKD else None
                 if obstacle is None:
                     self._replace_program(successor)
             if trio.current_time() > deadline:
                 raise Failure(f"virtlockd cannot take over now, as {obstacle}; try again later")
 
-    async def _check_program(self) -> Successor:
+    async def _check_program(self) -> LockDaemon:
         """See that the program can run at all, and knows the arguments; return which daemon it is.
 
         It may be a new version that does not even start.
@@ -110,13 +107,13 @@ class HandOver:
                 said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
                 said = " ".join(said.split())
                 raise Failure(f"{self._program} --version ended with {result.returncode}: {said}")
-            for successor in Successor:
-                if successor.value in result.stdout:
-                    return successor
+            successor = identify(result.stdout)
+            if successor is not None:
+                return successor
             raise Failure(f"{self._program}: is no lock daemon, going by what it says to --version")
         raise Failure(f"{self._program} --version did not end within {_CHECK_SECONDS} seconds")
 
-    def _replace_program(self, successor: Successor) -> NoReturn:
+    def _replace_program(self, successor: LockDaemon) -> NoReturn:
         """Write the state and execute the program; returns only by raising.
 
         Nothing is awaited in here, so nothing changes meanwhile: no call is begun, none is half done. Those that
@@ -129,14 +126,14 @@ class HandOver:
         gc.disable()
         systemd.notify_reloading()
         try:
-            size_max = _VIRTLOCKD_SIZE_MAX if successor is Successor.VIRTLOCKD else None
+            size_max = VIRTLOCKD_SIZE_MAX if successor is LockDaemon.VIRTLOCKD else None
             state_file.write(self._file, describe(self._daemon), size_max)
             inherited = descriptors(self._daemon, successor)
-            if successor is Successor.LOCKD:
-                inherited += _unknown_files(inherited)
+            if successor is LockDaemon.LOCKD:
+                inherited += unknown_files(inherited)
             for fd in inherited:
                 os.set_inheritable(fd, True)
-            if successor is Successor.VIRTLOCKD:
+            if successor is LockDaemon.VIRTLOCKD:
                 systemd.stop_watchdog()
             handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
             try:
@@ -166,19 +163,3 @@ def own_command(options: Options) -> tuple[str, list[str]]:
         return sys.executable, [*interpreter, *options.arguments()]
     program = str(Path(program).absolute())
     return program, [program, *options.arguments()]
-
-
-def _unknown_files(known: list[int]) -> list[int]:
-    """Return the open files that nobody has told of: what worker threads have just opened.
-
-    Invariant 1: they must survive the exec: closing one might end a lock on the same inode, and may block.
-    """
-    unknown = []
-    for name in set(os.listdir("/proc/self/fd")).difference(map(str, known)):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue  # the descriptor of the listing itself
-        if int(name) >= _FIRST_DESCRIPTOR and target.startswith("/") and not target.startswith(_NO_FILES):
-            unknown.append(int(name))
-    return unknown

@@ -1,48 +1,36 @@
-"""The state of a daemon as a document: virtlockd's own, and under ``lockd`` what virtlockd does not know.
-
-virtlockd ignores keys that it does not know, and cannot read a document that lacks one of its own.
-"""
+"""The state of a daemon as a document: virtlockd's own, and under ``lockd`` what virtlockd does not know."""
 
 import os
 from base64 import b64encode
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
+from lockd.daemon.daemon import Daemon
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.server import LOCK_SERVER, Server
 from lockd.daemon.session import Session
-from lockd.daemon.upgrade.state_file import own_process
-from lockd.locks.resource import Resource, State
-from lockd.locks.table import DIRECT
+from lockd.libvirt import state_document
+from lockd.libvirt.lock_daemons import LockDaemon
+from lockd.linux.processes import own_identity
+from lockd.locks.resource import DIRECT, Resource, State
 from lockd.wire.frames import encode_reply
-from lockd.wire.lock import AcquireFlags, Procedure
-
-if TYPE_CHECKING:
-    from lockd.daemon.daemon import Daemon
+from lockd.wire.lock import Owner, Procedure
 
 
-class Successor(Enum):
-    """The daemon that goes on; the value is in what it says to ``--version``."""
+def describe(daemon: Daemon) -> dict[str, Any]:
+    """Return all that the next program has to know to go on as this one.
 
-    LOCKD = b"(lockd)"
-    VIRTLOCKD = b"(libvirt)"
-
-
-NO_UUID: Final = "00000000-0000-0000-0000-000000000000"
-NO_KEEPALIVE: Final = 4294967295
-
-
-def describe(daemon: "Daemon") -> dict[str, Any]:
-    """Return all that the next program has to know to go on as this one."""
+    :param daemon: the running daemon.
+    :returns: the document.
+    """
     lockspaces: dict[str, list[dict[str, Any]]] = {path: [] for path in daemon.table.lockspaces}
     lockspaces[DIRECT] = []
     releasing = []
     for resource in daemon.table:
         if resource.state is State.HELD:
             lockspaces[resource.lockspace].append(_resource(resource))
-        elif resource.state is State.RELEASING and resource.claim is not None:
+        elif resource.state is State.RELEASING and resource.hold is not None:
             releasing.append({"lockspace": resource.lockspace, **_resource(resource)})
     return {
         "daemon": {
@@ -52,9 +40,9 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
         "lockspaces": [{"directory": path, "resources": resources} for path, resources in lockspaces.items()],
         "magic": str(os.getpid()),
         "lockd": {
-            "process": own_process(),
-            "timeout": daemon.timeout,
-            "idle_seconds": daemon.idle_seconds,
+            "process": own_identity(),
+            "timeout": daemon.lifetime.timeout,
+            "idle_seconds": daemon.lifetime.idle_seconds,
             "pid_file": daemon.pid_file,
             "log": daemon.log.describe(),
             "counters": daemon.counters.describe(),
@@ -64,31 +52,37 @@ def describe(daemon: "Daemon") -> dict[str, Any]:
     }
 
 
-def descriptors(daemon: "Daemon", successor: Successor) -> list[int]:
+def descriptors(daemon: Daemon, successor: LockDaemon) -> list[int]:
     """Return every descriptor that the next program goes on with.
 
-    What virtlockd does not know is closed: it would stay open, and an admin client wait for ever. Invariant 1: no
-    lock is on it but that on the pid file, which virtlockd takes again at once.
+    What virtlockd does not know is closed: it would stay open, and an admin client wait for ever. No lock is on it but
+    that on the pid file, which virtlockd takes again at once (Invariant 1).
+
+    :param daemon: the running daemon.
+    :param successor: which daemon the next program is.
+    :returns: the descriptors.
     """
     inherited = [
         *(listener.fileno() for server in daemon.servers for listener in server.listeners),
         *(session.fd for session in daemon.lock_server.sessions.values()),
     ]
-    if successor is Successor.VIRTLOCKD:
+    if successor is LockDaemon.VIRTLOCKD:
         # It opens its pid file and its log itself.
-        return inherited + daemon.table.inodes.descriptors(
-            but=[daemon.pid_file, *daemon.log.describe()["files"]]
-        )
+        return inherited + daemon.inodes.descriptors(but=[daemon.pid_file, *daemon.log.describe()["files"]])
     return [
         *inherited,
         *(session.fd for session in daemon.admin_server.sessions.values()),
         *(process.pidfd for process in daemon.owners if process.pidfd is not None),
-        *daemon.table.inodes.descriptors(),
+        *daemon.inodes.descriptors(),
     ]
 
 
-def unfinished(daemon: "Daemon") -> str | None:
-    """Return what is under way that virtlockd could not go on with, or None."""
+def unfinished(daemon: Daemon) -> str | None:
+    """Return what is under way that virtlockd could not go on with.
+
+    :param daemon: the running daemon.
+    :returns: words for it, or None.
+    """
     for resource in daemon.table:
         if resource.state is not State.HELD:
             return f"{resource.path} is {resource.state.value}"
@@ -103,44 +97,25 @@ def unfinished(daemon: "Daemon") -> str | None:
 
 
 def _server(server: Server, sockets_made: list[Path]) -> dict[str, Any]:
-    limits = server.limits
+    limits = asdict(server.limits)
     clients = [_client(session) for session in server.sessions.values()]
+    # Whoever made a listening socket removes it: the daemon, or systemd.
+    sockets = [
+        state_document.socket_entry(
+            listener.fileno(), is_client=False, unlink=Path(listener.getsockname()) in sockets_made
+        )
+        for listener in server.listeners
+    ]
+    services = [state_document.service_entry(sockets)]
+    # virtlockd cannot take over clients of the admin server.
+    known, unknown = (clients, []) if server.name == LOCK_SERVER else ([], clients)
     return {
-        "min_workers": limits.min_workers,
-        "max_workers": limits.max_workers,
-        "priority_workers": limits.priority_workers,
-        "max_clients": limits.max_clients,
-        "max_anonymous_clients": limits.max_anonymous_clients,
-        "keepaliveInterval": NO_KEEPALIVE,
-        "keepaliveCount": 0,
-        "next_client_id": server.next_client_id,
-        "services": [
-            {
-                "auth": 0,
-                "readonly": False,
-                "nrequests_client_max": 1,
-                "socks": [
-                    _socket(listener.fileno(), made=Path(listener.getsockname()) in sockets_made)
-                    for listener in server.listeners
-                ],
-            }
-        ],
-        # virtlockd cannot take over clients of the admin server.
-        "clients": clients if server.name == LOCK_SERVER else [],
-        "lockd": {
-            "clients": [] if server.name == LOCK_SERVER else clients,
-            "configured": asdict(server.configured),
-        },
+        **state_document.server_entry(limits, server.next_client_id, services, known),
+        "lockd": {"clients": unknown, "configured": asdict(server.configured)},
     }
 
 
-def _socket(fd: int, *, is_client: bool = False, made: bool = False) -> dict[str, Any]:
-    # Who made a listening socket removes it: the daemon, or systemd.
-    return {"fd": fd, "errfd": -1, "pid": 0, "isClient": is_client, "unlinkUNIX": made}
-
-
 def _client(session: Session) -> dict[str, Any]:
-    owner = session.owner
     unfinished, missing = session.reader.unfinished
     output = session.unsent
     call = session.waiting_call
@@ -148,22 +123,15 @@ def _client(session: Session) -> dict[str, Any]:
         # The resource is in the state as one that is being released; nothing else remains to be done.
         output += encode_reply(call)
         call = None
+    entry = state_document.client_entry(
+        session.id,
+        session.connected_at,
+        session.fd,
+        restricted=session.restricted,
+        owner=None if session.owner is None else _client_owner(session.owner.details),
+    )
     return {
-        "id": session.id,
-        "auth": 0,
-        "auth_pending": False,
-        "readonly": False,
-        "nrequests_max": 1,
-        "conn_time": session.connected_at,
-        "sock": _socket(session.fd, is_client=True),
-        "privateData": {
-            "restricted": session.restricted,
-            "ownerPid": owner.pid if owner else 0,
-            # virtlockd takes a client with id 0 for one that has not registered.
-            "ownerId": owner.details.id if owner else 0,
-            "ownerName": owner.details.name if owner else "",
-            "ownerUUID": str(owner.details.uuid) if owner else NO_UUID,
-        },
+        **entry,
         "lockd": {
             "call": call and b64encode(call.shortened).decode(),
             "input": b64encode(unfinished).decode(),
@@ -173,27 +141,21 @@ def _client(session: Session) -> dict[str, Any]:
     }
 
 
+def _client_owner(owner: Owner) -> dict[str, Any]:
+    return state_document.owner_entry(owner.pid, owner.id, owner.name, str(owner.uuid))
+
+
 def _resource(resource: Resource) -> dict[str, Any]:
-    claim = resource.claim
-    if claim is None:
-        raise ValueError(f"{resource.path} is not held")
-    flags = (AcquireFlags.SHARED if resource.shared else 0) | (
-        AcquireFlags.AUTOCREATE if resource.autocreate else 0
+    facts = resource.engine.describe(resource)
+    entry = state_document.resource_entry(
+        resource.name,
+        resource.path,
+        facts.pop("fd"),
+        resource.holdings,
+        shared=resource.shared,
+        autocreate=resource.autocreate,
     )
-    return {
-        "name": resource.name,
-        "path": resource.path,
-        "fd": claim.fd,
-        "lockHeld": True,
-        "flags": int(flags),
-        "owners": resource.holdings,
-        "lockd": {
-            "since": resource.since,
-            "slow_mount": resource.slow_mount,
-            "identity": list(claim.identity),
-            "parked": claim.parked or [],
-        },
-    }
+    return {**entry, "lockd": {"since": resource.since, **facts}}
 
 
 def _owner(process: OwnerProcess) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lockd.daemon.failure import Failure
+from lockd.linux.processes import own_identity
 
 
 def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> None:
@@ -69,14 +70,6 @@ def take(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def own_process() -> str:
-    """Return what tells this process from all others, of other times too: a pid comes again."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    # Field 22, the start time, counted behind the name, which may hold anything (proc(5)).
-    status = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
-    return f"{boot}/{status.rpartition(')')[2].split()[19]}"
-
-
 def _is_own(state: dict[str, Any]) -> bool:
     """Whether this process has written the state, and not an earlier one of the same pid.
 
@@ -86,7 +79,7 @@ def _is_own(state: dict[str, Any]) -> bool:
         return False
     try:
         if "lockd" in state:
-            return bool(state["lockd"]["process"] == own_process())
+            return bool(state["lockd"]["process"] == own_identity())
         return any(
             _listens(entry["fd"])
             for server in state["daemon"]["servers"].values()

@@ -5,6 +5,7 @@ several lines; ``#`` begins a comment.
 """
 
 import re
+from pathlib import Path
 from typing import TypeAlias
 
 Value: TypeAlias = int | str | list[int | str]
@@ -17,21 +18,29 @@ _TEXT = re.compile(r'"""(?P<long>.*?)"""|"(?P<double>[^"\n]*)"|\'(?P<single>[^\'
 
 
 class ConfError(ValueError):
-    """The text does not follow the syntax, or a value is of the wrong kind.
+    """A file cannot be read, does not follow the syntax, or sets a value of the wrong kind.
 
-    :ivar line: where, counted from 1.
+    Its text is one line for the user: the file and the line, as far as they are known, and what is wrong.
+
+    :ivar line: the line, counted from 1; 0 where the file cannot be read.
     """
 
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, line: int, path: Path | None = None) -> None:
+        place = f"{path}:{line}: " if path and line else f"{path}: " if path else ""
+        super().__init__(f"{place}{message}")
         self.line = line
 
 
 class Conf:
-    """The settings of a configuration file. Keys that nobody asks for are no error."""
+    """The settings of a configuration file. Keys that nobody asks for are no error.
 
-    def __init__(self, values: dict[str, tuple[Value, int]]) -> None:
+    :param values: the value of each key, and its line.
+    :param path: the file, for error messages; None where the text came from elsewhere.
+    """
+
+    def __init__(self, values: dict[str, tuple[Value, int]], path: Path | None = None) -> None:
         self._values = values
+        self._path = path
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -45,7 +54,7 @@ class Conf:
         value, line = self._values.get(key, (default, 0))
         if not isinstance(value, int) or value < 0 or (maximum is not None and value > maximum):
             bounds = "0 or more" if maximum is None else f"0 to {maximum}"
-            raise ConfError(f"{key} has to be a number, {bounds}", line)
+            raise ConfError(f"{key} has to be a number, {bounds}", line, self._path)
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:
@@ -55,7 +64,7 @@ class Conf:
         """
         value, line = self._values.get(key, (int(default), 0))
         if value not in (0, 1):
-            raise ConfError(f"{key} has to be 0 or 1", line)
+            raise ConfError(f"{key} has to be 0 or 1", line, self._path)
         return value == 1
 
     def text(self, key: str) -> str | None:
@@ -67,21 +76,41 @@ class Conf:
             return None
         value, line = self._values[key]
         if not isinstance(value, str):
-            raise ConfError(f'{key} has to be a text in quotes, like {key} = "..."', line)
+            raise ConfError(f'{key} has to be a text in quotes, like {key} = "..."', line, self._path)
         return value
 
 
-def parse(text: str) -> Conf:
-    """Return the settings of a file's text; the first one of a key counts, as for libvirt.
+def read(path: Path) -> Conf | None:
+    """Return the settings of a file.
 
+    :param path: the file.
+    :returns: the settings, or None where there is no such file.
+    :raises ConfError: the file cannot be read, or does not follow the syntax.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfError(f"cannot be read: {error.strerror}", 0, path) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path | None = None) -> Conf:
+    """Return the settings of a file's text. Where a key is set twice, the first value counts, as for libvirt.
+
+    :param text: the content of the file.
+    :param path: the file, for error messages.
+    :returns: the settings.
     :raises ConfError: the text does not follow the syntax.
     """
-    return Conf(_Parser(text).settings())
+    return Conf(_Parser(text, path).settings(), path)
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, path: Path | None) -> None:
         self._text = text
+        self._path = path
         self._position = 0
 
     def settings(self) -> dict[str, tuple[Value, int]]:
@@ -150,4 +179,4 @@ class _Parser:
         return self._text.count("\n", 0, self._position) + 1
 
     def _error(self, message: str) -> ConfError:
-        return ConfError(message, self._line)
+        return ConfError(message, self._line, self._path)

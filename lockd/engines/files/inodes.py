@@ -15,26 +15,22 @@ import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Lock
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-Identity: TypeAlias = tuple[int, ...]
-"""What makes two files the same one: device and inode, or a block device's number and -1."""
+from lockd.linux.file_identity import Identity, identity_of
+from lockd.locks.engine import Hold
+from lockd.locks.resource import Resource
 
 _open: Final = os.open
 _close: Final = os.close
 _fstat: Final = os.fstat
-_is_block_device: Final = stat.S_ISBLK
 
 _WITHOUT_WAITING: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _WITHOUT_WAITING
 
-# Places in a stat_result: the names of its numbers take longer to look up.
-_MODE: Final = 0
-_INODE: Final = 1
-_DEVICE: Final = 2
+# The place of a number in a stat_result. Looking it up by its name takes longer.
 _LINKS: Final = 3
 
-_NO_INODE: Final = -1
 _NOT_OPEN: Final = -1
 
 ABANDONED: Final = "a call that an upgrade cut off"
@@ -45,16 +41,6 @@ ORPHANED: Final = "a daemon before this one, whose state is lost"
 """The holder of a descriptor that nobody knows the lock of."""
 
 
-def identity_of(status: os.stat_result) -> Identity:
-    """Return what identifies the file of ``status``.
-
-    Two nodes of one block device are two inodes to the kernel's locks, and the same disk.
-    """
-    if _is_block_device(status[_MODE]):
-        return status.st_rdev, _NO_INODE
-    return status[_DEVICE], status[_INODE]
-
-
 class Claimed(Exception):
     """The inode is claimed already. ``claim`` tells by whom."""
 
@@ -63,7 +49,7 @@ class Claimed(Exception):
         self.claim = claim
 
 
-class Claim:
+class Claim(Hold):
     """The right to open one inode, and the descriptors open on it.
 
     :ivar holder: whatever the claim was made for.
@@ -104,7 +90,7 @@ class Inodes:
         fd = _open(path, flags, 0o600)
         return self._claim_open(Claim(holder, identity_of(_fstat(fd)), fd))
 
-    def create(self, path: str, holder: Any, lock: Callable[[int], None]) -> Claim | None:
+    def create(self, path: str, holder: Resource, lock: Callable[[int, Resource], None]) -> Claim | None:
         """Make a file, lock it and claim its inode; for the reactor's thread, on file systems that do not block.
 
         Between being made and being locked it may have been locked, and removed, by another daemon. Nobody of this
@@ -113,7 +99,7 @@ class Inodes:
         of an acquire and a release. (It does not see that the file was renamed; that may happen at any later moment
         too, and no daemon does it.)
 
-        :param lock: locks the file that is open as the descriptor that it is given, or raises.
+        :param lock: called with the descriptor and ``holder``; locks the file, or raises.
         :returns: None where there is a file already, or has come to be another one: that is for ``open``.
         :raises Claimed: somebody has the inode.
         :raises OSError: as open(2) says.
@@ -128,7 +114,7 @@ class Inodes:
                 return None
             # Until it is claimed, closing it ends nobody else's lock (Invariant 1).
             try:
-                lock(fd)
+                lock(fd, holder)
                 status = _fstat(fd)
             except BaseException:
                 _close_local(fd)

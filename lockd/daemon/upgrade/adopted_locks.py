@@ -1,0 +1,119 @@
+"""Taking over locks: lockspaces, resources, and releases that were under way."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from lockd.daemon import events
+from lockd.daemon.interest import interest
+from lockd.daemon.locker import Locker
+from lockd.daemon.owners import Owners
+from lockd.daemon.upgrade import salvage
+from lockd.engines.files.engine import LOST
+from lockd.libvirt.state_document import is_autocreate, is_shared
+from lockd.locks.engine import Later
+from lockd.locks.errors import Busy, NotHeld
+from lockd.locks.resource import Resource, State
+from lockd.locks.table import LockTable
+
+_TOLD_PER_TURN: Final = 50
+"""Locks whose paths are looked at, in less than a millisecond, before the clients get their turn."""
+
+_logger = logging.getLogger(__name__)
+
+
+def adopt_lockspace(table: LockTable, now: float, entry: dict[str, Any]) -> None:
+    """Take over a lockspace and the resources in it.
+
+    :param table: the lock table.
+    :param now: the time, in seconds since the epoch, for locks whose age is not known.
+    :param entry: the lockspace's entry in the state.
+    """
+    lockspace = entry["directory"]
+    table.add_lockspace(lockspace)
+    adopt = partial(_adopt_resource, table, now, lockspace)
+    salvage.each("the lock on", entry.get("resources"), "path", adopt)
+
+
+def finish_release(table: LockTable, locker: Locker, now: float, entry: dict[str, Any]) -> None:
+    """End a lock whose release was under way.
+
+    :param table: the lock table.
+    :param locker: releases it.
+    :param now: the time, in seconds since the epoch.
+    :param entry: the resource's entry in the state.
+    """
+    resource = _adopt_resource(table, now, entry["lockspace"], entry)
+    for owner in list(resource.owners):
+        locker.release_by_force(resource, owner)
+
+
+def _adopt_resource(table: LockTable, now: float, lockspace: str, entry: dict[str, Any]) -> Resource:
+    extra = entry.get("lockd", {})
+    resource = Resource(
+        lockspace,
+        entry["name"],
+        entry["path"],
+        table.engine_of(lockspace),
+        extra.get("since", now),
+        is_shared(entry),
+        is_autocreate(entry),
+    )
+    try:
+        hold = resource.engine.adopt(resource, {**extra, "fd": entry["fd"]})
+    except Busy as error:
+        if isinstance(error.holder, Resource):
+            # As virtlockd allows: two names of one file. The lock stays for as long as either is needed.
+            table.add_owners(error.holder, entry["owners"])
+        _logger.error(
+            "%s: %s; both names keep the lock until all their owners are gone", resource.path, error
+        )
+    except OSError:
+        _take_again(table, resource, entry["owners"])
+    else:
+        table.adopt(resource, entry["owners"], hold)
+    return resource
+
+
+def _take_again(table: LockTable, resource: Resource, owners: list[int]) -> None:
+    """Lock a resource whose descriptor is gone, and with it the lock, if anybody still needs it.
+
+    Raises LockError where somebody else has it now.
+    """
+    if not any(Path(f"/proc/{pid}").exists() for pid in owners):
+        raise NotHeld(resource.name)
+    taken = resource.engine.take(resource)
+    table.adopt(resource, owners, taken.work() if isinstance(taken, Later) else taken)
+    resource.doubt = LOST
+
+
+def check_locks(table: LockTable) -> None:
+    """Compare all locks that were taken over with those that there really are.
+
+    :param table: the lock table.
+    """
+    by_engine: dict[Any, list[Resource]] = {}
+    for resource in table:
+        by_engine.setdefault(resource.engine, []).append(resource)
+    for engine, resources in by_engine.items():
+        engine.check(resources)
+
+
+async def log_locks(table: LockTable, owners: Owners) -> None:
+    """Log what was taken over, and which locks are in doubt; while clients are served.
+
+    :param table: the lock table.
+    :param owners: who holds the locks.
+    """
+    for number, resource in enumerate(list(table)):
+        if number % _TOLD_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        resource.engine.check_path(resource)
+        if resource.doubt is not None:
+            _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
+        elif interest.in_grants and resource.state is State.HELD:
+            for pid in resource.owners:
+                events.taken_over(resource, pid, owners.get(pid))

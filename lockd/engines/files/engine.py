@@ -1,0 +1,184 @@
+"""The engine of files: record locks on disks, and on lease files in lockspace directories.
+
+What is on a local file system is done on the spot. What may block is left to a worker thread, in a queue of its own for
+each mount point (Invariant 3).
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from lockd.engines.files import file_lock, lockspaces
+from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.file_identity import Identity, identity_of
+from lockd.linux.proc_locks import descriptor_locks, posix_locks
+from lockd.locks.engine import Engine, Hold, Later
+from lockd.locks.errors import Busy, LockError, SystemCallFailed
+from lockd.locks.resource import Resource
+
+LOST: Final = "the lock was lost, and taken again"
+"""The doubt of a resource whose lock was gone for a while, so that somebody else may have used the disk."""
+
+_FOR_A_THREAD: Final = frozenset((errno.ELOOP, errno.EWOULDBLOCK))
+"""Opening fails with ELOOP on a symbolic link, which may lead anywhere, and with EWOULDBLOCK on a file on which somebody
+has a lease, which may take a minute to break (fcntl(2), F_SETLEASE). A worker thread can open both."""
+
+_ROOT: Final = "/"
+"""The queue of what is on a local file system and may block all the same."""
+
+
+class FilesEngine(Engine):
+    """Keeps locks on files.
+
+    :param inodes: the registry of the process's locked files.
+    :param mounts: which paths may block.
+    """
+
+    def __init__(self, inodes: Inodes, mounts: SlowMounts) -> None:
+        self._inodes = inodes
+        self._mounts = mounts
+
+    def path_of(self, lockspace: str, name: str) -> str:
+        """Return the path of a resource's file. See ``Engine.path_of``."""
+        return lockspaces.path_of(lockspace, name)
+
+    def take(self, resource: Resource) -> Hold | Later[Hold]:
+        """Lock a resource's file. See ``Engine.take``."""
+        slow_mount = self._mounts.slow_mount(resource.path)
+        if slow_mount is None:
+            try:
+                return file_lock.take(self._inodes, resource)
+            except SystemCallFailed as error:
+                if error.errno not in _FOR_A_THREAD:
+                    raise
+            slow_mount = self._mounts.slow_mount(f"{resource.path}/") or _ROOT
+        resource.queue = slow_mount
+        return Later(slow_mount, partial(file_lock.take_pinned, self._inodes, resource))
+
+    def drop(self, resource: Resource) -> Later[None] | None:
+        """Unlock a resource's file, and remove it where it was made for the lock. See ``Engine.drop``."""
+        claim = _claim_of(resource.hold)
+        if resource.queue is not None:
+            return Later(resource.queue, partial(file_lock.drop, self._inodes, resource, claim))
+        file_lock.drop(self._inodes, resource, claim)
+        return None
+
+    # Lockspaces and their files
+
+    def make_lockspace(self, path: str) -> Later[None] | None:
+        """Make the directory of a lockspace. See ``Engine.make_lockspace``."""
+        return self._now_or_later(path, partial(lockspaces.make_lockspace_directory, path))
+
+    def create(self, path: str) -> Later[None] | None:
+        """Create a resource's file. See ``Engine.create``."""
+        return self._now_or_later(path, partial(lockspaces.create_file, self._inodes, path))
+
+    def delete(self, path: str, name: str) -> Later[None] | None:
+        """Remove a resource's file. See ``Engine.delete``."""
+        return self._now_or_later(path, partial(lockspaces.delete_file, self._inodes, path, name))
+
+    def _now_or_later(self, path: str, work: Callable[[], None]) -> Later[None] | None:
+        # A path with a NUL byte is refused by the work itself.
+        slow_mount = None if "\0" in path else self._mounts.slow_mount(f"{path}/")
+        if slow_mount is not None:
+            return Later(slow_mount, work)
+        work()
+        return None
+
+    # Live upgrade
+
+    def describe(self, resource: Resource) -> dict[str, Any]:
+        """Return the facts of a resource's locked file. See ``Engine.describe``."""
+        claim = _claim_of(resource.hold)
+        return {
+            "fd": claim.fd,
+            "slow_mount": resource.queue,
+            "identity": list(claim.identity),
+            "parked": claim.parked or [],
+        }
+
+    def adopt(self, resource: Resource, facts: Mapping[str, Any]) -> Hold:
+        """Go on with an inherited descriptor of a locked file. See ``Engine.adopt``.
+
+        The facts of a lockd tell where the file is mounted and which inode it is, so that no system call is needed
+        that may block. virtlockd tells neither.
+        """
+        fd: int = facts["fd"]
+        identity: Identity | None = None
+        if "identity" in facts:
+            resource.queue = facts["slow_mount"]
+            identity = tuple(facts["identity"])
+        else:
+            resource.queue = self._mounts.slow_mount(f"{resource.path}/")
+        # The next exec closes it again, unless the program then says otherwise.
+        os.set_inheritable(fd, False)
+        if identity is not None and resource.queue is None and identity_of(os.fstat(fd)) != identity:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            claim = self._inodes.adopt(fd, resource, identity)
+        except Claimed as claimed:
+            raise Busy(resource.name, claimed.claim.holder) from None
+        for parked in facts.get("parked", ()):
+            with suppress(OSError):
+                os.set_inheritable(parked, False)
+                self._inodes.park(parked, claim)
+        return claim
+
+    def check(self, resources: Iterable[Resource]) -> None:
+        """Compare adopted holds with the locks that the kernel lists. See ``Engine.check``."""
+        listed: dict[Identity, bool] = {
+            (lock.device, lock.inode): lock.exclusive for lock in posix_locks(os.getpid())
+        }
+        for resource in resources:
+            # A file system whose server keeps the locks lists none: nothing can be known of it here.
+            if self._mounts.lists_locks(resource.queue):
+                self._check(resource, _claim_of(resource.hold), listed)
+
+    def _check(self, resource: Resource, claim: Claim, listed: dict[Identity, bool]) -> None:
+        exclusive = listed.get(claim.identity)
+        try:
+            if exclusive is None:
+                # The list has other numbers for a block device, and for a file on btrfs. The descriptor has the lock.
+                exclusive = _locked_exclusively(claim.fd)
+        except OSError as error:
+            resource.doubt = f"the kernel says nothing of the lock: {error.strerror}"
+            return
+        if exclusive is None or exclusive == resource.shared:
+            resource.doubt = self._take_again(resource, claim.fd)
+
+    def _take_again(self, resource: Resource, fd: int) -> str:
+        """Lock a file whose lock is gone, where that cannot block. Return what is to be said of the lock."""
+        if resource.queue is not None:
+            return "the lock was lost"
+        try:
+            file_lock.lock(fd, resource)
+        except LockError as error:
+            return f"the lock was lost: {error}"
+        return LOST
+
+    def check_path(self, resource: Resource) -> None:
+        """Doubt a lock whose path names another file now. See ``Engine.check_path``."""
+        if resource.hold is None or resource.queue is not None or resource.doubt is not None:
+            return
+        try:
+            if not file_lock.is_named(_claim_of(resource.hold), resource.path):
+                resource.doubt = "the path names another file than the locked one"
+        except OSError as error:
+            resource.doubt = f"the path cannot be followed: {error.strerror}"
+
+
+def _locked_exclusively(fd: int) -> bool | None:
+    """Return whether the lock on an open file is a write lock; None where this process has no lock on it."""
+    for lock in descriptor_locks(os.getpid(), fd):
+        return lock.exclusive
+    return None
+
+
+def _claim_of(hold: Hold | None) -> Claim:
+    if not isinstance(hold, Claim):
+        raise TypeError(f"{hold!r} is no hold of this engine")
+    return hold

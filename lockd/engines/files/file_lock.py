@@ -1,0 +1,160 @@
+"""The lock of one file: how it is taken, checked and given up.
+
+These functions are the system calls behind a resource. They touch nothing else that another thread may touch, so they
+may run in a worker thread while the lock table keeps the resource reserved. Only ``Inodes`` opens and closes the files
+(Invariant 1).
+"""
+
+import os
+from contextlib import suppress
+from typing import Final
+
+from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.linux.file_identity import identity_of
+from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared
+from lockd.locks.errors import Busy, Outsider, SystemCallFailed
+from lockd.locks.resource import Resource
+
+_OPEN: Final = os.O_RDWR
+_OPEN_OR_CREATE: Final = os.O_RDWR | os.O_CREAT
+
+_stat: Final = os.stat
+_unlink: Final = os.unlink
+
+
+def take(inodes: Inodes, resource: Resource) -> Claim:
+    """Lock a resource's file, on the reactor's thread and on a file system that does not block.
+
+    :param inodes: the registry that opens the file.
+    :param resource: the resource.
+    :returns: the claim on the locked file.
+    :raises Busy: another process, or another name of the same file, holds it.
+    :raises SystemCallFailed: the file cannot be opened or locked. With ELOOP the path may only be a symbolic link, and
+        with EWOULDBLOCK somebody may have a lease on the file (fcntl(2), F_SETLEASE): ``take_pinned`` can lock those.
+    """
+    return _take(inodes, resource, pinned=False)
+
+
+def take_pinned(inodes: Inodes, resource: Resource) -> Claim:
+    """Lock a resource's file, whatever file system its path leads to; for a worker thread.
+
+    :param inodes: the registry that opens the file.
+    :param resource: the resource.
+    :returns: the claim on the locked file.
+    :raises Busy: another process, or another name of the same file, holds it.
+    :raises SystemCallFailed: the file cannot be opened or locked.
+    """
+    return _take(inodes, resource, pinned=True)
+
+
+def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
+    autocreate = resource.autocreate
+    path = resource.path
+    flags = _OPEN_OR_CREATE if autocreate else _OPEN
+    while True:
+        try:
+            if autocreate and not pinned:
+                created = inodes.create(path, resource, lock)
+                if created is not None:
+                    return created
+            if pinned:
+                claim = inodes.open_pinned(path, flags, resource)
+            else:
+                claim = inodes.open(path, flags, resource)
+        except Claimed as claimed:
+            raise Busy(resource.name, claimed.claim.holder) from None
+        except OSError as error:
+            action = "open/create" if autocreate else "open"
+            raise SystemCallFailed(f"Unable to {action} resource {path}", error) from None
+        try:
+            lock(claim.fd, resource)
+            if not autocreate or _still_named(claim, path):
+                return claim
+        except BaseException:
+            _give_up(inodes, claim)
+            raise
+        # Whoever held the file before has just removed it: a lock on it protects nothing.
+        _give_up(inodes, claim)
+
+
+def lock(fd: int, resource: Resource) -> None:
+    """Lock an open file, shared or not as the resource says.
+
+    :param fd: a descriptor of the file.
+    :param resource: the resource that the lock is for.
+    :raises Busy: another process holds a conflicting lock.
+    :raises SystemCallFailed: the file system cannot lock.
+    """
+    try:
+        if resource.shared:
+            lock_shared(fd)
+        else:
+            lock_exclusive(fd)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) allows either
+        raise Busy(resource.name, _outsider(fd, resource.path)) from None
+    except OSError as error:
+        raise SystemCallFailed(f"Unable to lock resource {resource.path}", error) from None
+
+
+def _outsider(fd: int, path: str) -> Outsider | None:
+    try:
+        pid = lock_holder(fd)
+    except OSError:
+        return None
+    return None if pid is None else Outsider(pid, path)
+
+
+def _still_named(claim: Claim, path: str) -> bool:
+    try:
+        return is_named(claim, path)
+    except OSError as error:
+        raise SystemCallFailed(f"Unable to check resource {path}", error) from None
+
+
+def is_named(claim: Claim, path: str) -> bool:
+    """Return whether a path names a claimed file.
+
+    :param claim: the claim on the file.
+    :param path: the path.
+    :returns: False also where there is no such file.
+    :raises OSError: the path cannot be followed, for another reason than that there is no such file (stat(2)).
+    """
+    try:
+        return identity_of(_stat(path)) == claim.identity
+    except FileNotFoundError:
+        return False
+
+
+def _give_up(inodes: Inodes, claim: Claim) -> None:
+    """Close what could not be locked. A network file system may report an error, and has closed it all the same."""
+    with suppress(OSError):
+        inodes.close(claim)
+
+
+def drop(inodes: Inodes, resource: Resource, claim: Claim) -> None:
+    """End the lock of a resource. A file that was made for it is removed first, while nobody else can have it.
+
+    :param inodes: the registry that closes the file.
+    :param resource: the resource.
+    :param claim: the claim on its file.
+    :raises OSError: the file could not be removed or closed cleanly. The lock has ended all the same.
+    """
+    try:
+        if resource.autocreate:
+            _remove(resource, claim)
+    finally:
+        inodes.close(claim)
+
+
+def _remove(resource: Resource, claim: Claim) -> None:
+    if resource.shared:
+        try:
+            lock_exclusive(claim.fd)
+        except (BlockingIOError, PermissionError):
+            return  # another host still shares it
+    # A file that somebody put in its place is not ours to remove: they may hold a lock on it.
+    if is_named(claim, resource.path):
+        try:
+            _unlink(resource.path)
+        except FileNotFoundError:
+            return  # somebody else was faster

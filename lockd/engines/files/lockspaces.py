@@ -1,0 +1,111 @@
+"""Lockspaces as directories: the paths of resources, and the files and directories that are made for them."""
+
+import errno
+import os
+from contextlib import suppress
+
+from lockd.engines.files.inodes import Claimed, Inodes
+from lockd.locks.errors import Busy, InvalidName, NotADirectory, SystemCallFailed
+from lockd.locks.resource import DIRECT
+
+
+def path_of(lockspace: str, name: str) -> str:
+    """Return the path of a resource's file.
+
+    :param lockspace: the directory of the lockspace; ``DIRECT`` for the direct one.
+    :param name: the file's name in the directory; in the direct lockspace its absolute path.
+    :returns: the path.
+    :raises InvalidName: no resource of this lockspace can have this name.
+    """
+    if "\0" in name:
+        raise InvalidName(f"resource name {name!r} has a NUL byte in it")
+    if lockspace == DIRECT:
+        if not name.startswith("/"):
+            raise InvalidName(f"resource '{name}' is not an absolute path")
+        return name
+    if "/" in name or name in {"", ".", ".."}:
+        raise InvalidName(f"resource '{name}' is not the name of a file in lockspace {lockspace}")
+    return f"{lockspace}/{name}"
+
+
+def make_lockspace_directory(path: str) -> None:
+    """Make the directory of a lockspace, and its parents, with mode 0700, where they are missing.
+
+    It may block. It touches nothing that another thread may touch.
+
+    :param path: the absolute path of the directory.
+    :raises InvalidName: the path is not absolute, or is no path at all.
+    :raises NotADirectory: the path belongs to something else.
+    :raises SystemCallFailed: the directory cannot be made.
+    """
+    if "\0" in path:
+        raise InvalidName(f"lockspace path {path!r} has a NUL byte in it")
+    if not path.startswith("/"):
+        raise InvalidName(f"lockspace '{path}' is not an absolute path")
+    try:
+        if os.path.exists(path):
+            if not os.path.isdir(path):
+                raise NotADirectory(path)
+        else:
+            _make_directories(path)
+    except OSError as error:
+        raise SystemCallFailed(f"Unable to create lockspace {path}", error) from None
+
+
+def _make_directories(path: str) -> None:
+    """Make a directory and its parents, all with mode 0700, where they are missing.
+
+    ``os.makedirs`` gives its mode to the last one alone, and calls itself for each parent: a long path exhausts the
+    stack.
+    """
+    end = path.find("/", 1)
+    while end > 0:
+        with suppress(FileExistsError):
+            os.mkdir(path[:end], 0o700)
+        end = path.find("/", end + 1)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+
+
+def create_file(inodes: Inodes, path: str) -> None:
+    """Create a resource's file with mode 0600; no effect if it exists.
+
+    It may block, but not for ever on a pipe. It touches nothing that another thread may touch. The file is opened and
+    closed only under a claim, so that no lock on it ends (Invariant 1).
+
+    :param inodes: the registry that opens the file.
+    :param path: the path of the file.
+    :raises SystemCallFailed: it cannot be created.
+    """
+    # Without O_NONBLOCK an open waits for a reader of a FIFO for ever, as virtlockd does.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        inodes.close(inodes.open_pinned(path, flags, None))
+    except Claimed:
+        return  # held under another name: it exists
+    except OSError as error:
+        raise SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True) from None
+
+
+def delete_file(inodes: Inodes, path: str, name: str) -> None:
+    """Remove a resource's file; no effect if it does not exist.
+
+    It may block. It touches nothing that another thread may touch.
+
+    :param inodes: the registry of locked files.
+    :param path: the path of the file.
+    :param name: the resource's name, for the error.
+    :raises Busy: the file is held under another name.
+    :raises SystemCallFailed: it cannot be removed.
+    """
+    try:
+        inodes.unlink(path)
+    except Claimed as claimed:
+        raise Busy(name, claimed.claim.holder) from None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SystemCallFailed(f"Unable to delete lockspace resource {path}", error) from None

@@ -1,0 +1,72 @@
+"""Open descriptors of processes (/proc/PID/fd in proc(5))."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+_SYS_PIDFD_GETFD: Final = 438  # <asm-generic/unistd.h>, Linux 5.6; Python has no name for it
+
+
+def open_descriptors(pid: int | None = None) -> list[int]:
+    """Return the numbers of the descriptors that a process has open.
+
+    :param pid: the process; None for this one. Then one of the descriptors is that of the listing, closed by now.
+    :returns: the numbers; none where the process cannot be looked at.
+    """
+    try:
+        return [int(name) for name in os.listdir(_directory(pid))]
+    except OSError:
+        return []
+
+
+def target_of(fd: int, pid: int | None = None) -> str:
+    """Return what a descriptor leads to.
+
+    :param fd: the number of the descriptor.
+    :param pid: the process that has it open; None for this one.
+    :returns: the path of a file, or a text such as ``socket:[123]`` for anything else.
+    :raises OSError: it is not open, or the process cannot be looked at.
+    """
+    return os.readlink(f"{_directory(pid)}/{fd}")
+
+
+def open_files(pid: int) -> Iterator[tuple[int, str]]:
+    """Find the files that a process has open.
+
+    :param pid: the process.
+    :yields: the number of a descriptor and the path of its file; nothing where the process cannot be looked at.
+    """
+    for fd in open_descriptors(pid):
+        with suppress(OSError):
+            target = target_of(fd, pid)
+            if target.startswith("/"):
+                yield fd, target
+
+
+def _directory(pid: int | None) -> str:
+    return f"/proc/{'self' if pid is None else pid}/fd"
+
+
+@contextmanager
+def copied_descriptor(pidfd: int, fd: int) -> Iterator[int]:
+    """Give the block a copy of another process's descriptor (pidfd_getfd(2)), and close the copy at its end.
+
+    Closing it ends no lock of the other process.
+
+    :param pidfd: a descriptor of the other process.
+    :param fd: the number of the descriptor in the other process.
+    :yields: the number of the copy.
+    :raises OSError: the kernel refuses, or there is no such descriptor.
+    """
+    # Imported late: the daemon uses the rest of this module, and ctypes takes time and memory.
+    import ctypes
+
+    copy = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
+    if copy < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    try:
+        yield copy
+    finally:
+        os.close(copy)
