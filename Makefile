@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
 # What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
 TEST_PACKAGES := fish zsh debootstrap libvirt-clients libvirt-daemon-system lvm2 man-db qemu-system-x86 systemd-container udev
 
-.PHONY: help venv run test soak lint bench bench-check requirements clean
+.PHONY: help venv run test soak lint lint-docstrings bench bench-check requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,10 +54,13 @@ soak: $(VENV)/.dev ## random calls to both daemons, compared (CALLS=1000000 SEED
 	LOCKD_UPGRADES=$(UPGRADES) $(BIN)/pytest tests/handover/test_load.py
 	$(BIN)/python -m tests.differential.soak $(CALLS) $(SEED)
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev lint-docstrings ## ruff, mypy --strict, and whether public functions are documented
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-docstrings: $(VENV)/.dev ## whether public functions document parameters, results and exceptions
+	$(BIN)/python scripts/check_docstrings.py lockd
 
 bench: $(VENV)/.run build/load build/floor ## measure lockd beside virtlockd and a bare C server; writes docs/benchmarks.*
 	@scripts/system-packages libvirt-daemon-system || true

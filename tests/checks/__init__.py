@@ -1,0 +1,1 @@
+"""The project's own checks: what they find, and what they let pass."""
