@@ -40,9 +40,13 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 run: $(VENV)/.run ## show the main job: a disk is locked, looked at, refused to others, and released
 	@scripts/demo $(BIN)
 
-test: $(VENV)/.dev ## run all tests
+# Many tests wait more than they compute: two processes for each processor keep all of them busy.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
+
+# What make install installs is built first: the tests that call it beside each other find it ready.
+test: $(VENV)/.dev build/wheels man completions ## run all tests, several at once (WORKERS=two for each processor)
 	@scripts/system-packages $(TEST_PACKAGES) || true
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 CALLS ?= 1000000
 SEED ?=

@@ -1,7 +1,42 @@
 """What all tests share."""
 
-from hypothesis import settings
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.checks.one_at_a_time", "tests.checks.skips"]
 
 # How long an example takes says nothing on a machine that does other things too.
 settings.register_profile("lockd", deadline=None)
-settings.load_profile("lockd")
+# For make nightly: as many more examples as it says, and each failure as a seed to be repeated.
+settings.register_profile(
+    "nightly",
+    deadline=None,
+    max_examples=int(os.environ.get("LOCKD_EXAMPLES", "20000")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lockd"))
+
+_own_directory = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests a directory with a short path: a socket's path has 107 bytes, and xdist adds to it."""
+    if config.option.basetemp is None:
+        directory = Path(tempfile.mkdtemp(prefix="lockd-", dir="/tmp"))
+        config.option.basetemp = str(directory)
+        config.stash[_own_directory] = directory
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it, unless it may say why a test failed."""
+    directory = config.stash.get(_own_directory, None)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if directory is not None and not (reporter and reporter.stats.keys() & {"failed", "error"}):
+        shutil.rmtree(directory, ignore_errors=True)
