@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
 # What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
 TEST_PACKAGES := fish zsh debootstrap libvirt-clients libvirt-daemon-system lvm2 man-db qemu-system-x86 systemd-container udev
 
-.PHONY: help venv run test soak lint lint-docstrings bench bench-check requirements clean
+.PHONY: help venv run test soak lint lint-docstrings bench bench-check nightly release requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,18 +53,31 @@ SEED ?=
 
 UPGRADES ?= 1000
 
+MINUTES ?= 60
+
+VERSION ?=
+
 soak: $(VENV)/.dev ## random calls to both daemons, compared (CALLS=1000000 SEED=random); live upgrades under load (UPGRADES=1000)
 	@scripts/system-packages $(TEST_PACKAGES) || true
 	LOCKD_UPGRADES=$(UPGRADES) $(BIN)/pytest tests/handover/test_load.py
 	$(BIN)/python -m tests.differential.soak $(CALLS) $(SEED)
 
-lint: $(VENV)/.dev lint-docstrings ## ruff, mypy --strict, and whether public functions are documented
+lint: $(VENV)/.dev ## ruff, mypy --strict, documentation of public functions, changes/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m scripts.check_news
+	@$(MAKE) --no-print-directory lint-docstrings
+
+nightly: $(VENV)/.dev ## look for rare errors for an hour (MINUTES=60 SEED=random); prints how to repeat each round
+	@scripts/system-packages $(TEST_PACKAGES) || true
+	$(BIN)/python -m scripts.nightly --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+release: $(VENV)/.dev ## a commit, a tag and the files to publish: VERSION=1.2.3; see docs/releasing.md
+	$(BIN)/python -m scripts.release $(VERSION)
 
 lint-docstrings: $(VENV)/.dev ## whether public functions document parameters, results and exceptions
-	$(BIN)/python scripts/check_docstrings.py lockd
+	$(BIN)/python -m scripts.check_docstrings lockd
 
 bench: $(VENV)/.run build/load build/floor ## measure lockd beside virtlockd and a bare C server; writes docs/benchmarks.*
 	@scripts/system-packages libvirt-daemon-system || true

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Check that each public function with arguments documents its parameters, its result and its exceptions.
 
 pydoclint does the checking; its options are in pyproject.toml. This script calls it and leaves out what the rules

@@ -1,0 +1,111 @@
+"""Look for rare errors for as long as one likes: random calls, live upgrades under load, fuzzing, faults.
+
+Each part is played in rounds until its share of the time is over, at least one. Each round prints the command that
+repeats it, with its seed. A part ends with its first failure, the others go on; the end says which failed.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+SEED = "SEED"
+"""Stands for a round's seed in a command."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is played in rounds; the share is of the whole time."""
+
+    name: str
+    share: float
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+_PYTEST = ("-m", "pytest", "--quiet", f"--hypothesis-seed={SEED}")
+
+PARTS = (
+    Part(
+        "random calls to lockd and virtlockd, compared",
+        0.3,
+        ("-m", "tests.differential.soak", "300000", SEED),
+    ),
+    Part(
+        "live upgrades under load", 0.25, (*_PYTEST, "tests/handover/test_load.py"), {"LOCKD_UPGRADES": "500"}
+    ),
+    Part(
+        "fuzzing: what comes from a socket, a file, a sequence of calls",
+        0.25,
+        (
+            *_PYTEST,
+            "tests/wire",
+            "tests/robustness",
+            "tests/locks/test_table_machine.py",
+            "tests/locks/test_mounts.py",
+        ),
+        {"HYPOTHESIS_PROFILE": "nightly"},
+    ),
+    Part(
+        "faults: hung file systems, dying owners, refused upgrades, calls that overtake each other",
+        0.2,
+        (*_PYTEST, "tests/trouble", "tests/handover/test_refused.py", "tests/locks/test_interleavings.py"),
+    ),
+)
+
+
+def play(part: Part, seconds: float, seeds: random.Random) -> bool:
+    """Play rounds of a part until it fails or its time is over.
+
+    :param part: what to play.
+    :param seconds: for how long; a round that has begun is finished.
+    :param seeds: where each round's seed comes from.
+    :returns: whether no round failed.
+    """
+    end = time.monotonic() + seconds
+    print(f"\n=== {part.name}: {seconds / 60:.0f} minutes", flush=True)
+    while True:
+        seed = str(seeds.randrange(2**32))
+        command = [sys.executable, *(word.replace(SEED, seed) for word in part.command)]
+        settings = " ".join(f"{name}={value}" for name, value in part.environment.items())
+        print(f"--- {settings} {' '.join(command)}".replace("  ", " "), flush=True)
+        if (
+            subprocess.run(
+                command, cwd=PROJECT, env={**os.environ, **part.environment}, check=False
+            ).returncode
+            != 0
+        ):
+            return False
+        if time.monotonic() >= end:
+            return True
+
+
+def main(parts: tuple[Part, ...] = PARTS) -> int:
+    """Play all parts.
+
+    :param parts: what to play.
+    :returns: the exit status: 1 where a part failed.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=60, help="how long all of it takes (default: 60)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    seeds = random.Random(options.seed)
+    failed = [part for part in parts if not play(part, part.share * options.minutes * 60, seeds)]
+    print()
+    for part in parts:
+        print(f"{'FAILED' if part in failed else 'passed'}  {part.name}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
