@@ -22,6 +22,9 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lockd"))
 
+LONG = ("tests/handover/test_load.py", "tests/test_compiled.py")
+"""They begin first, so that no process is still busy with one when the others have nothing left to do."""
+
 _own_directory = pytest.StashKey[Path]()
 
 
@@ -40,3 +43,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if directory is not None and not (reporter and reporter.stats.keys() & {"failed", "error"}):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ALONE = {
+    "tests/ctl/test_cleaning.py::test_no_lock_is_given_twice_while_it_cleans": "wants much done in 20 seconds",
     "tests/handover/test_crowd.py": "counts lines of /proc/locks, of which a read may miss some while others change",
     "tests/handover/test_virtlockd.py::test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared": "chooses a pid",
     "tests/trouble/test_dying_owners.py": "chooses pids, which others' new processes would take; limits of time",
