@@ -99,6 +99,6 @@ requirements: ## write requirements/*.txt anew from requirements/*.in (needs pip
 	done
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build *.so lockd/*/*.so lockd/*/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.so lockd/*/*.so lockd/*/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 include install.mk
