@@ -1,1 +1,1 @@
-"""The other end of the socket: connections, and which resource a disk is."""
+"""The client side: connections to a lock daemon, blocking or with trio, and the resource of a disk."""

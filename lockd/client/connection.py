@@ -1,4 +1,4 @@
-"""A blocking connection to a lock daemon, lockd or virtlockd."""
+"""A blocking connection to a lock daemon: lockd or virtlockd."""
 
 import os
 from collections.abc import Iterator
@@ -17,11 +17,13 @@ from lockd.wire.lock import PROGRAM, VERSION, Owner
 
 
 class LockConnection:
-    """Takes and gives back locks.
+    """Acquires and releases locks.
 
-    Used as a context manager, it is closed at the end; see ``close`` for what that means to locks.
-    All methods but ``detach`` raise ``Refused``, or one of its kinds, where the daemon refuses, and
-    ``ConnectionLost`` where it does not answer.
+    As a context manager, it is closed at the end of the block; ``close`` describes what happens to the locks.
+    All methods except ``fileno``, ``detach`` and ``close`` raise ``Refused`` or a subclass of it if the
+    daemon refuses, and ``ConnectionLost`` if it does not answer.
+
+    :param stream: the connected stream. It is closed with this object.
     """
 
     def __init__(self, stream: BlockingStream) -> None:
@@ -30,10 +32,13 @@ class LockConnection:
 
     @classmethod
     def connect(cls, path: Path | None = None, *, timeout: float | None = None) -> Self:
-        """Connect to a daemon's socket; by default, the own user's.
+        """Connect to a daemon's socket.
 
-        :param timeout: seconds to wait for each reply; None for ever. A file on a network may take a while.
-        :raises ClientError: nobody listens there, or this user may not connect.
+        :param path: the socket; None for the socket of this process's user.
+        :param timeout: how many seconds to wait for each reply; None for no limit. If the file is on a
+            network file system, a reply may take long.
+        :returns: the connection.
+        :raises ClientError: no daemon listens on the socket, or this user may not connect.
         """
         where = path or own_addresses().socket
         return cls(BlockingStream.connect(where, Protocol(PROGRAM, VERSION), timeout))
@@ -47,43 +52,80 @@ class LockConnection:
         self.close()
 
     def register(self, owner: Owner | None = None) -> None:
-        """Say for whom locks are taken; by default, for this process."""
+        """Set the owner that this connection acquires and releases locks for.
+
+        :param owner: the owner; None for this process.
+        """
         self._stream.call(self._calls.register(owner or this_process()))
 
     def new_lockspace(self, lockspace: str) -> None:
-        """Make a lockspace that is not known yet, and its directory."""
+        """Make a lockspace and its directory.
+
+        :param lockspace: the path of the directory.
+        :raises LockspaceExists: the daemon knows the lockspace already.
+        :raises NotADirectory: the path belongs to something else.
+        :raises SystemCallFailed: the directory cannot be made.
+        """
         self._stream.call(self._calls.new_lockspace(lockspace))
 
     def create_lockspace(self, lockspace: str) -> None:
-        """Make a lockspace, and its directory, where it is not known."""
+        """Make a lockspace and its directory; no effect if the daemon knows the lockspace already.
+
+        :param lockspace: the path of the directory.
+        :raises NotADirectory: the path belongs to something else.
+        :raises SystemCallFailed: the directory cannot be made.
+        """
         self._stream.call(self._calls.create_lockspace(lockspace))
 
     def create_resource(self, resource: Resource) -> None:
-        """Make a resource's file where it is missing."""
+        """Create the file of a resource; no effect if it exists.
+
+        :param resource: the resource.
+        :raises Busy: the resource is held.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be created.
+        """
         self._stream.call(self._calls.create_resource(resource))
 
     def delete_resource(self, resource: Resource) -> None:
-        """Remove a resource's file where it is there."""
+        """Delete the file of a resource; no effect if it does not exist.
+
+        :param resource: the resource.
+        :raises Busy: the resource is held.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be deleted.
+        """
         self._stream.call(self._calls.delete_resource(resource))
 
     def acquire(self, resource: Resource, *, shared: bool = False) -> None:
-        """Take a lock.
+        """Acquire a lock. This does not wait for the lock to become free.
 
-        :raises Busy: somebody else holds it.
+        :param resource: the resource.
+        :param shared: whether other owners may hold the lock at the same time, if they share it too.
+        :raises Busy: somebody else holds the lock.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be opened or locked.
         """
         self._stream.call(self._calls.acquire(resource, shared=shared))
 
     def release(self, resource: Resource) -> None:
-        """Give a lock back.
+        """Release a lock.
 
-        :raises NotHeld: nobody holds it.
-        :raises NotOwner: others do.
+        :param resource: the resource.
+        :raises NotHeld: nobody holds the lock.
+        :raises NotOwner: only other owners hold the lock.
         """
         self._stream.call(self._calls.release(resource))
 
     @contextmanager
     def holding(self, resource: Resource, *, shared: bool = False) -> Iterator[None]:
-        """Take a lock for a ``with`` block."""
+        """Acquire a lock, and release it at the end of the ``with`` block.
+
+        :param resource: the resource.
+        :param shared: whether other owners may hold the lock at the same time, if they share it too.
+        :yields: None, while the lock is held.
+        :raises Busy: somebody else holds the lock.
+        """
         self.acquire(resource, shared=shared)
         try:
             yield
@@ -91,26 +133,30 @@ class LockConnection:
             self.release(resource)
 
     def restrict(self) -> None:
-        """Give up all further calls: what is held stays held until this process ends."""
+        """Give up all further calls. The locks that are held stay held until the owner ends."""
         self._stream.call(self._calls.restrict())
 
     def fileno(self) -> int:
-        """Return the descriptor. It is readable when the daemon has closed the connection."""
+        """Return the descriptor of the socket. It becomes readable when the daemon closes the connection."""
         return self._stream.fileno()
 
     def detach(self) -> int:
-        """Give the descriptor away, to be kept open, or inherited, as long as the process lives.
+        """Return the descriptor of the socket, and leave it open, also across execve(2).
 
-        :returns: the descriptor; it outlives an exec of this process.
+        The locks are held as long as the connection is open and the owner lives. This object cannot be used
+        any more.
+
+        :returns: the descriptor, to be closed by the caller.
         """
         descriptor = self._stream.detach()
         os.set_inheritable(descriptor, True)
         return descriptor
 
     def close(self) -> None:
-        """Release what this connection has acquired, and end it.
+        """Release what this connection has acquired, and close it.
 
-        A restricted connection cannot release: the daemon kills its owner when it is closed.
+        A restricted connection cannot release anything. If it still has locks, the daemon kills the owner
+        when the connection is closed.
         """
         try:
             with suppress(ConnectionLost):

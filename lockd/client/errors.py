@@ -1,6 +1,7 @@
-"""What a client can meet: a daemon that is not there, or one that refuses.
+"""The exceptions of the client: the daemon cannot be reached, or it refuses a call.
 
-virtlockd tells most refusals apart only by their text, so its text is looked at too; lockd says the same.
+Most refusals of virtlockd have the same code and differ only in their text. So the text is examined too;
+lockd uses the same texts.
 """
 
 import re
@@ -12,29 +13,30 @@ _HOLDER: Final = re.compile(r"is locked (?:being acquired )?by (?P<holder>.+)", 
 
 
 class ClientError(Exception):
-    """A call did not succeed; the message is one line for the user."""
+    """A call did not succeed. The message is one line for the user."""
 
 
 class Unavailable(ClientError):
-    """No daemon listens where it should."""
+    """No daemon listens on the socket."""
 
 
 class PermissionDenied(ClientError):
-    """The daemon belongs to another user."""
+    """The daemon belongs to another user, and this user may not connect to its socket."""
 
 
 class ConnectionLost(ClientError):
-    """The daemon has closed the connection, or does not answer in time."""
+    """The daemon has closed the connection, or it does not answer in time."""
 
 
 class ConfigError(ClientError):
-    """A configuration file cannot be read, or something is wrong in it; says the file and the line."""
+    """A configuration file cannot be read or is not valid. The message names the file and the line."""
 
 
 class Refused(ClientError):
     """The daemon has answered with an error.
 
-    :ivar reply: all of the answer.
+    :param reply: the answer.
+    :ivar reply: see the parameter.
     """
 
     def __init__(self, reply: ErrorReply) -> None:
@@ -43,9 +45,11 @@ class Refused(ClientError):
 
 
 class Busy(Refused):
-    """Somebody holds the resource.
+    """Somebody else holds the resource.
 
-    :ivar holder: who that is, as far as the daemon knows; None where it does not say, as virtlockd never does.
+    :param reply: the answer.
+    :ivar holder: the holder, as far as the daemon knows it. None if the daemon does not name it; virtlockd
+        never does.
     """
 
     def __init__(self, reply: ErrorReply) -> None:
@@ -55,15 +59,15 @@ class Busy(Refused):
 
 
 class NotHeld(Refused):
-    """Release of a resource that nobody holds."""
+    """A release of a resource that nobody holds."""
 
 
 class NotOwner(Refused):
-    """Release of a resource that others hold."""
+    """A release of a resource that only other owners hold."""
 
 
 class NotRegistered(Refused):
-    """The connection has no owner yet."""
+    """The connection has no owner yet; ``register`` sets it."""
 
 
 class Restricted(Refused):
@@ -71,25 +75,26 @@ class Restricted(Refused):
 
 
 class UnknownLockspace(Refused):
-    """Nobody has made the lockspace."""
+    """The daemon does not know the lockspace."""
 
 
 class LockspaceExists(Refused):
-    """NEW of a lockspace that is known."""
+    """NEW of a lockspace that the daemon knows already."""
 
 
 class NotADirectory(Refused):
-    """The path of a lockspace is that of something else."""
+    """The path of a lockspace belongs to something that is not a directory."""
 
 
 class InvalidArgument(Refused):
-    """A name or a flag that cannot be meant."""
+    """A name or a flag is not valid."""
 
 
 class SystemCallFailed(Refused):
-    """The operating system refused.
+    """A system call of the daemon failed.
 
-    :ivar errno: why.
+    :param reply: the answer.
+    :ivar errno: the errno of the system call (errno(3)).
     """
 
     def __init__(self, reply: ErrorReply) -> None:
@@ -98,11 +103,15 @@ class SystemCallFailed(Refused):
 
 
 class UnknownProgram(Refused):
-    """The daemon does not know the program: it is not lockd, or an older one."""
+    """The daemon does not have the called program: it is virtlockd, or an older lockd."""
 
 
 def refusal(reply: ErrorReply) -> Refused:
-    """Return the exception for an error reply; plain Refused where it is none of the known ones."""
+    """Return the exception for an error reply.
+
+    :param reply: the reply.
+    :returns: the exception; plain ``Refused`` if no subclass fits.
+    """
     text = reply.message or ""
     for code, words, kind in _KINDS:
         if reply.code == code and words in text:
@@ -125,4 +134,4 @@ _KINDS: Final[list[tuple[int, str, type[Refused]]]] = [
     (ErrorCode.INTERNAL_ERROR, "already exists", LockspaceExists),
     (ErrorCode.RPC, "Cannot find program", UnknownProgram),
 ]
-"""Code, a part of the message, and what is meant; the first that fits counts."""
+"""The code, a part of the message, and the exception. The first entry that matches a reply is used."""

@@ -1,7 +1,8 @@
-"""Which resource a disk is, exactly as libvirt's plugin says.
+"""The resource of a disk, as libvirt's plugin determines it.
 
-All that use a disk have to come to the same name, or they lock different files and destroy the disk together.
-What the plugin does was measured on libvirt 9.0.0, its oddities too; tests hold this against the real one.
+All programs that use a disk have to compute the same resource. Otherwise they lock different files, and two
+of them may write to the disk at the same time. The behaviour of the plugin, with its oddities, was measured
+with libvirt 9.0.0. Tests compare this module with the real plugin.
 """
 
 import os
@@ -15,18 +16,22 @@ from lockd.client.resource import Resource
 _LVS: Final = ("/sbin/lvs", "--noheadings", "--unbuffered", "--nosuffix", "--options", "uuid")
 _SCSI_ID: Final = ("/lib/udev/scsi_id", "--replace-whitespace", "--whitelisted", "--device")
 _TRIED_AS_DEVICE: Final = "/dev"
-"""The plugin does not ask what a path is: it looks at these four characters, with whatever may follow them."""
+"""The plugin treats every path that begins with these four characters as a device, even ``/devel/disk``. It
+does not check the type of the file."""
 
 
 class NamingError(ClientError):
-    """A disk's name cannot be found out: libvirt would not start the guest either."""
+    """The resource of a disk cannot be determined. libvirt would not start the guest either."""
 
 
 def resource_of(disk: str, config: PluginConfig) -> Resource:
     """Return the resource of a disk.
 
-    :param disk: its path as the guest's XML has it: a symbolic link is not the same disk as its target.
-    :raises NamingError: a program that had to tell was killed.
+    :param disk: the path of the disk, exactly as in the guest's XML. A symbolic link and its target have
+        different resources.
+    :param config: the settings of the plugin.
+    :returns: the resource.
+    :raises NamingError: a program that identifies the disk was killed by a signal.
     """
     if disk.startswith(_TRIED_AS_DEVICE):
         if config.lvm_lockspace_dir is not None and (uuid := _lvm_uuid(disk)):
@@ -39,8 +44,14 @@ def resource_of(disk: str, config: PluginConfig) -> Resource:
 
 
 def lease_name(disk: str) -> str:
-    """Return the name of a disk's lease file in ``file_lockspace_dir``: SHA-256 of its path, in hexadecimal."""
-    # Imported late: the list of direct locks does not need it, and starts in half the time without.
+    """Return the name of a disk's lease file in ``file_lockspace_dir``.
+
+    The name is the SHA-256 of the path, in hexadecimal.
+
+    :param disk: the path of the disk, exactly as in the guest's XML.
+    :returns: the name.
+    """
+    # Imported only when it is needed: without it, a command that lists direct locks starts in half the time.
     from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
     digest = Hash(SHA256())
@@ -49,20 +60,20 @@ def lease_name(disk: str) -> str:
 
 
 def _lvm_uuid(disk: str) -> str:
-    """Return the UUID of an LVM volume; empty where ``disk`` is none."""
+    """Return the UUID of an LVM volume; empty if ``disk`` is not one."""
     status, output = _run(*_LVS, disk)
-    # What it prints and fails is taken as it is, blanks and all.
+    # If lvs fails, the plugin uses its output unchanged, with all its blanks and lines.
     return output.lstrip().partition("\n")[0] if status == 0 else output
 
 
 def _scsi_id(disk: str) -> str:
-    """Return the identifier of a SCSI disk; empty where ``disk`` is none."""
+    """Return the identifier of a SCSI disk; empty if ``disk`` is not one."""
     status, output = _run(*_SCSI_ID, disk)
     return output.partition("\n")[0] if status == 0 else output
 
 
 def _run(*command: str) -> tuple[int, str]:
-    """Return a program's exit status and output; one that cannot be run has none."""
+    """Run a program. Return its exit status and its output; 127 and "" if it cannot be run."""
     try:
         done = subprocess.run(
             command,
@@ -73,7 +84,7 @@ def _run(*command: str) -> tuple[int, str]:
             check=False,
         )
     except OSError:
-        return 127, ""  # as a shell says of it
+        return 127, ""  # the status that a shell returns for this
     if done.returncode < 0:
         raise NamingError(f"{command[-1]}: {command[0]} was killed by signal {-done.returncode}")
     return done.returncode, os.fsdecode(done.stdout)

@@ -1,4 +1,4 @@
-"""qemu-lockd.conf: the settings of libvirt's plugin, by which it finds the lock of a disk."""
+"""qemu-lockd.conf: the settings of libvirt's plugin. They decide which lock a disk has."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +11,17 @@ FILE_NAME = "qemu-lockd.conf"
 
 
 class PluginConfig(NamedTuple):
-    """What qemu-lockd.conf can set; the defaults are the plugin's.
+    """The settings of qemu-lockd.conf. The defaults are those of the plugin.
 
-    :ivar auto_disk_leases: whether disks are locked at all, or only the leases that a guest's XML names.
-    :ivar require_lease_for_disks: whether a guest with writable disks and without a lease may not start.
+    :ivar auto_disk_leases: whether the plugin locks the disks of a guest. If not, it locks only the leases
+        that are in the guest's XML.
+    :ivar require_lease_for_disks: whether a guest with writable disks and without a lease is refused.
+    :ivar file_lockspace_dir: the directory of the lease files for all other disks; None if the disks
+        themselves are locked.
+    :ivar lvm_lockspace_dir: the directory of the lease files for LVM volumes; None if they are treated like
+        other disks.
+    :ivar scsi_lockspace_dir: the directory of the lease files for SCSI disks; None if they are treated like
+        other disks.
     """
 
     auto_disk_leases: bool = True
@@ -25,17 +32,17 @@ class PluginConfig(NamedTuple):
 
     @property
     def lockspaces(self) -> list[str]:
-        """The directories that are set, each once."""
+        """The directories that are set. Each is listed once."""
         directories = (self.file_lockspace_dir, self.lvm_lockspace_dir, self.scsi_lockspace_dir)
         return list(dict.fromkeys(directory for directory in directories if directory))
 
 
 def read_plugin_config(path: Path | None = None) -> PluginConfig:
-    """Return the settings of a qemu-lockd.conf.
+    """Read a qemu-lockd.conf.
 
-    :param path: the file; None for the own user's.
-    :returns: the settings; the defaults where the file is missing.
-    :raises ConfigError: the file cannot be read, or something is wrong in it.
+    :param path: the file; None for the file of this process's user.
+    :returns: the settings; the defaults if the file does not exist.
+    :raises ConfigError: the file cannot be read or is not valid.
     """
     try:
         values = conf.read(path or own_addresses().config_directory / FILE_NAME)

@@ -1,7 +1,8 @@
-"""The client's side of the protocol, without I/O: calls become bytes, and bytes become replies.
+"""The client side of the protocol, without I/O: calls are encoded to bytes, and bytes are decoded to replies.
 
-Calls are answered in order. A caller may give up waiting (a timeout, a cancelled task): the reply is then
-taken when it comes, and what it changed is known all the same.
+The daemon answers calls in order. A caller may stop waiting for a reply, because of a timeout or because its
+task is cancelled. The reply is then processed when it arrives, so that the client still knows what the call
+has changed.
 """
 
 from collections import deque
@@ -21,9 +22,11 @@ def _nothing() -> None:
 
 
 class Call(NamedTuple):
-    """A call to make.
+    """A call to send.
 
-    :ivar succeeded: called when the reply says so.
+    :ivar procedure: the number of the procedure.
+    :ivar payload: the encoded arguments.
+    :ivar succeeded: called when the daemon has answered with status OK.
     """
 
     procedure: int
@@ -32,7 +35,11 @@ class Call(NamedTuple):
 
 
 class Protocol:
-    """One connection's calls of one program."""
+    """The calls of one connection to one program.
+
+    :param program: the number of the program.
+    :param version: the version of the program.
+    """
 
     def __init__(self, program: int, version: int) -> None:
         self._program = program
@@ -43,7 +50,11 @@ class Protocol:
         self._latest: Frame | None = None
 
     def send(self, call: Call) -> bytes:
-        """Return the bytes that make ``call``."""
+        """Encode a call. Its reply is expected from now on.
+
+        :param call: the call.
+        :returns: the bytes to send. All of them have to be sent.
+        """
         self._serial = (self._serial + 1) % _SERIAL_END
         self._unanswered.append((self._serial, call))
         self._latest = None
@@ -53,13 +64,14 @@ class Protocol:
 
     @property
     def answered(self) -> bool:
-        """Whether all calls have their replies."""
+        """Whether every call has been answered."""
         return not self._unanswered
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes of the stream; none at all mean its end.
+        """Process the next bytes of the stream.
 
-        :raises ConnectionLost: it has ended, or what came is no reply to what was called.
+        :param data: the bytes; empty at the end of the stream.
+        :raises ConnectionLost: the stream has ended, or the bytes are not a reply to a call that was sent.
         """
         if not data:
             raise ConnectionLost("the daemon closed the connection")
@@ -80,9 +92,11 @@ class Protocol:
         self._latest = reply
 
     def result(self) -> bytes:
-        """Return the payload of the reply to the latest call, which has to be ``answered``.
+        """Return the payload of the reply to the latest call.
 
+        :returns: the payload.
         :raises Refused: the daemon has answered with an error.
+        :raises RuntimeError: the latest call has not been answered.
         """
         reply = self._latest
         if reply is None:

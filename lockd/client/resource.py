@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 
 class Resource(NamedTuple):
-    """What is locked for a disk.
+    """The resource that is locked for a disk.
 
-    :ivar lockspace: the lockspace's directory; empty for the direct lockspace.
-    :ivar name: the file's name in that directory; in the direct lockspace its whole path.
-    :ivar autocreate: whether the file is made for the lock, and removed with it.
+    :ivar lockspace: the directory of the lockspace; empty for the direct lockspace.
+    :ivar name: the name of the file in that directory; in the direct lockspace, its whole path.
+    :ivar autocreate: whether the daemon creates the file for the lock, and removes it with the lock.
     """
 
     lockspace: str
@@ -17,5 +17,5 @@ class Resource(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The file whose first byte is locked."""
+        """The path of the file whose first byte is locked."""
         return f"{self.lockspace}/{self.name}" if self.lockspace else self.name

@@ -1,4 +1,4 @@
-"""A blocking connection to the status program: what ``lockctl`` asks of a running lockd."""
+"""A blocking connection to the status program. ``lockctl`` uses it to query a running lockd."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,30 @@ from lockd.libvirt.addresses import own_addresses
 from lockd.wire.status import PROGRAM, VERSION, Procedure, decode_document, encode_document
 
 _TIMEOUT: Final = 10.0
-"""Seconds. The daemon answers from memory: one that takes longer is stopped or hung."""
+"""How many seconds to wait for a reply. The daemon answers from memory. If it takes longer, it is
+stopped or hangs."""
 
 
 class StatusConnection:
-    """Asks a daemon about itself. Documents are as the daemon's ``status_program`` makes them."""
+    """Queries a daemon. The daemon's ``status_program`` defines the keys of the documents that are returned.
+
+    As a context manager, it is closed at the end of the block. The methods raise ``UnknownProgram`` if the
+    daemon is virtlockd, and ``ConnectionLost`` if it does not answer.
+
+    :param stream: the connected stream. It is closed at the end of the block.
+    """
 
     def __init__(self, stream: BlockingStream) -> None:
         self._stream = stream
 
     @classmethod
     def connect(cls, path: Path | None = None, *, timeout: float = _TIMEOUT) -> Self:
-        """Connect to a daemon's admin socket; by default, the own user's.
+        """Connect to a daemon's admin socket.
 
-        :param timeout: seconds to wait for each reply.
-        :raises ClientError: nobody listens there, or this user may not connect.
+        :param path: the socket; None for the admin socket of this process's user.
+        :param timeout: how many seconds to wait for each reply.
+        :returns: the connection.
+        :raises ClientError: no daemon listens on the socket, or this user may not connect.
         """
         where = path or own_addresses().admin_socket
         return cls(BlockingStream.connect(where, Protocol(PROGRAM, VERSION), timeout))
@@ -40,16 +49,18 @@ class StatusConnection:
         self._stream.close()
 
     def daemon(self) -> dict[str, Any]:
-        """Return the daemon's version, pid, and how much it has to do.
+        """Return the daemon's version, its pid, and its load.
 
-        :raises UnknownProgram: it is virtlockd.
+        :returns: the document.
+        :raises UnknownProgram: the daemon is virtlockd.
         """
         return self._ask(Procedure.DAEMON, {})
 
     def locks(self) -> Iterator[dict[str, Any]]:
-        """Yield all locks, in the order in which they were asked for.
+        """Iterate over all locks, in the order in which clients asked for them.
 
-        :raises UnknownProgram: it is virtlockd.
+        :yields: the document of a lock.
+        :raises UnknownProgram: the daemon is virtlockd.
         """
         after: int | None = 0
         while after is not None:
@@ -58,25 +69,35 @@ class StatusConnection:
             after = page["next"]
 
     def find(self, lockspace: str, name: str) -> dict[str, Any] | None:
-        """Return the lock on a resource, or None where nobody holds it."""
+        """Return the lock on a resource.
+
+        :param lockspace: the path of the lockspace; empty for the direct lockspace.
+        :param name: the name of the resource in the lockspace.
+        :returns: the document of the lock, or None if nobody holds it.
+        """
         lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"lockspace": lockspace, "resource": name})[
             "lock"
         ]
         return lock
 
     def find_file(self, device: int, inode: int) -> dict[str, Any] | None:
-        """Return the lock on a file, whatever name it was locked by, or None.
+        """Return the lock on a file, no matter by which name the file was locked.
 
-        :param device: of the file system; of a block device its own number, and then ``inode`` is -1.
+        :param device: the device number of the file system; for a block device, the number of the device
+            itself.
+        :param inode: the inode number; -1 for a block device.
+        :returns: the document of the lock, or None if nobody holds it.
         """
         lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"device": device, "inode": inode})["lock"]
         return lock
 
     def release(self, lockspace: str, name: str) -> list[int]:
-        """End the holdings of owners that are gone or unknown.
+        """Release a lock whose owners have all ended.
 
-        :returns: the owners' pids.
-        :raises Refused: nobody holds the resource, or a living process does.
+        :param lockspace: the path of the lockspace; empty for the direct lockspace.
+        :param name: the name of the resource in the lockspace.
+        :returns: the pids of the owners whose holdings were ended.
+        :raises Refused: nobody holds the resource, or one of its owners may be alive.
         """
         released: list[int] = self._ask(Procedure.RELEASE, {"lockspace": lockspace, "resource": name})[
             "released"

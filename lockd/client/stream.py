@@ -1,4 +1,4 @@
-"""A blocking stream to a daemon's socket: sends calls, and waits for their replies."""
+"""A blocking stream to a daemon's socket. It sends calls and waits for their replies."""
 
 import socket
 from pathlib import Path
@@ -8,10 +8,16 @@ from lockd.client.errors import ClientError, ConnectionLost, PermissionDenied, U
 from lockd.client.protocol import Call, Protocol
 
 RECEIVE_BYTES: Final = 65536
+"""How many bytes to receive at most in one call of recv(2)."""
 
 
 def connect_error(path: Path, error: OSError) -> ClientError:
-    """Return what a failed connect(2) to a daemon's socket means to the user."""
+    """Convert the error of a failed connect(2) to an exception with a message for the user.
+
+    :param path: the daemon's socket.
+    :param error: the error.
+    :returns: the exception.
+    """
     match error:
         case FileNotFoundError() | ConnectionRefusedError():
             return Unavailable(f"{path}: no lock daemon runs here; start it (systemctl start virtlockd)")
@@ -21,14 +27,22 @@ def connect_error(path: Path, error: OSError) -> ClientError:
 
 
 def lost(error: BaseException | None) -> ConnectionLost:
-    """Return what a failed send(2) or recv(2) means to the user."""
+    """Convert the error of a failed send(2) or recv(2) to an exception with a message for the user.
+
+    :param error: the error.
+    :returns: the exception.
+    """
     if isinstance(error, TimeoutError):
         return ConnectionLost("the daemon does not answer")
     return ConnectionLost(f"the connection to the daemon broke: {getattr(error, 'strerror', error)}")
 
 
 class BlockingStream:
-    """A connected socket and the protocol on it."""
+    """A connected socket, and the protocol that is spoken on it.
+
+    :param connection: the socket. It is closed with this object.
+    :param protocol: encodes the calls and decodes the replies.
+    """
 
     def __init__(self, connection: socket.socket, protocol: Protocol) -> None:
         self._socket = connection
@@ -38,8 +52,11 @@ class BlockingStream:
     def connect(cls, path: Path, protocol: Protocol, timeout: float | None = None) -> Self:
         """Connect to a socket.
 
-        :param timeout: seconds to wait for each reply; None for ever.
-        :raises ClientError: nobody listens there, or this user may not connect.
+        :param path: the socket.
+        :param protocol: encodes the calls and decodes the replies.
+        :param timeout: how many seconds to wait for each reply; None for no limit.
+        :returns: the stream.
+        :raises ClientError: no daemon listens on the socket, or this user may not connect.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
@@ -51,10 +68,12 @@ class BlockingStream:
         return cls(connection, protocol)
 
     def call(self, call: Call) -> bytes:
-        """Make a call and return its reply's payload.
+        """Send a call, and wait for the reply.
 
+        :param call: the call.
+        :returns: the payload of the reply.
         :raises Refused: the daemon has answered with an error.
-        :raises ConnectionLost: it has not answered.
+        :raises ConnectionLost: the daemon has not answered.
         """
         try:
             self._socket.sendall(self._protocol.send(call))
@@ -64,9 +83,9 @@ class BlockingStream:
         return self._protocol.result()
 
     def wait(self) -> None:
-        """Wait for all replies that are due.
+        """Wait for the replies to all calls that were sent.
 
-        :raises ConnectionLost: they do not come.
+        :raises ConnectionLost: the replies do not arrive.
         """
         while not self._protocol.answered:
             try:
@@ -80,7 +99,7 @@ class BlockingStream:
         return self._socket.fileno()
 
     def detach(self) -> int:
-        """Return the socket's descriptor, which is the caller's from now on."""
+        """Return the socket's descriptor, and leave it open. The caller has to close it."""
         return self._socket.detach()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""A trio connection to a lock daemon, lockd or virtlockd: ``connection`` with ``await``.
+"""A trio connection to a lock daemon, lockd or virtlockd. It is ``connection`` with ``await``.
 
-It is a module of its own because importing trio takes longer than most commands run.
+It is a module of its own because importing trio takes longer than most commands of ``lockctl`` run.
 """
 
 import os
@@ -22,11 +22,13 @@ from lockd.wire.lock import PROGRAM, VERSION, Owner
 
 
 class TrioLockConnection:
-    """Takes and gives back locks.
+    """Acquires and releases locks.
 
-    The methods are those of ``LockConnection``, and raise the same. Tasks may share a connection: their calls
-    are made one after the other. A call that is cancelled may be done all the same; what it acquired is
-    released when the connection is closed.
+    The methods are those of ``LockConnection``, and raise the same exceptions. Several tasks may share a
+    connection; their calls are made one after the other. The daemon may carry out a call although its task
+    was cancelled. A lock that was acquired in this way is released when the connection is closed.
+
+    :param stream: the connected stream. It is closed with this object.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -37,9 +39,11 @@ class TrioLockConnection:
 
     @classmethod
     async def connect(cls, path: Path | None = None) -> Self:
-        """Connect to a daemon's socket; by default, the own user's.
+        """Connect to a daemon's socket.
 
-        :raises ClientError: nobody listens there, or this user may not connect.
+        :param path: the socket; None for the socket of this process's user.
+        :returns: the connection.
+        :raises ClientError: no daemon listens on the socket, or this user may not connect.
         """
         where = path or own_addresses().socket
         connection = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
@@ -62,43 +66,82 @@ class TrioLockConnection:
         await self.aclose()
 
     async def register(self, owner: Owner | None = None) -> None:
-        """Say for whom locks are taken; by default, for this process."""
+        """Set the owner that this connection acquires and releases locks for.
+
+        :param owner: the owner; None for this process.
+        """
         await self._call(self._calls.register(owner or this_process()))
 
     async def new_lockspace(self, lockspace: str) -> None:
-        """Make a lockspace that is not known yet, and its directory."""
+        """Make a lockspace and its directory.
+
+        :param lockspace: the path of the directory.
+        :raises LockspaceExists: the daemon knows the lockspace already.
+        :raises NotADirectory: the path belongs to something else.
+        :raises SystemCallFailed: the directory cannot be made.
+        """
         await self._call(self._calls.new_lockspace(lockspace))
 
     async def create_lockspace(self, lockspace: str) -> None:
-        """Make a lockspace, and its directory, where it is not known."""
+        """Make a lockspace and its directory; no effect if the daemon knows the lockspace already.
+
+        :param lockspace: the path of the directory.
+        :raises NotADirectory: the path belongs to something else.
+        :raises SystemCallFailed: the directory cannot be made.
+        """
         await self._call(self._calls.create_lockspace(lockspace))
 
     async def create_resource(self, resource: Resource) -> None:
-        """Make a resource's file where it is missing."""
+        """Create the file of a resource; no effect if it exists.
+
+        :param resource: the resource.
+        :raises Busy: the resource is held.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be created.
+        """
         await self._call(self._calls.create_resource(resource))
 
     async def delete_resource(self, resource: Resource) -> None:
-        """Remove a resource's file where it is there."""
+        """Delete the file of a resource; no effect if it does not exist.
+
+        :param resource: the resource.
+        :raises Busy: the resource is held.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be deleted.
+        """
         await self._call(self._calls.delete_resource(resource))
 
     async def acquire(self, resource: Resource, *, shared: bool = False) -> None:
-        """Take a lock.
+        """Acquire a lock. This does not wait for the lock to become free.
 
-        :raises Busy: somebody else holds it.
+        :param resource: the resource.
+        :param shared: whether other owners may hold the lock at the same time, if they share it too.
+        :raises Busy: somebody else holds the lock.
+        :raises UnknownLockspace: the daemon does not know the lockspace.
+        :raises SystemCallFailed: the file cannot be opened or locked.
         """
         await self._call(self._calls.acquire(resource, shared=shared))
 
     async def release(self, resource: Resource) -> None:
-        """Give a lock back.
+        """Release a lock.
 
-        :raises NotHeld: nobody holds it.
-        :raises NotOwner: others do.
+        :param resource: the resource.
+        :raises NotHeld: nobody holds the lock.
+        :raises NotOwner: only other owners hold the lock.
         """
         await self._call(self._calls.release(resource))
 
     @asynccontextmanager
     async def holding(self, resource: Resource, *, shared: bool = False) -> AsyncIterator[None]:
-        """Take a lock for an ``async with`` block; it is released also where the block is cancelled."""
+        """Acquire a lock, and release it at the end of the ``async with`` block.
+
+        It is also released if the block is cancelled.
+
+        :param resource: the resource.
+        :param shared: whether other owners may hold the lock at the same time, if they share it too.
+        :yields: None, while the lock is held.
+        :raises Busy: somebody else holds the lock.
+        """
         await self.acquire(resource, shared=shared)
         try:
             yield
@@ -107,26 +150,30 @@ class TrioLockConnection:
                 await self.release(resource)
 
     async def restrict(self) -> None:
-        """Give up all further calls: what is held stays held until this process ends."""
+        """Give up all further calls. The locks that are held stay held until the owner ends."""
         await self._call(self._calls.restrict())
 
     def fileno(self) -> int:
-        """Return the descriptor. It is readable when the daemon has closed the connection."""
+        """Return the descriptor of the socket. It becomes readable when the daemon closes the connection."""
         return self._stream.socket.fileno()
 
     def detach(self) -> int:
-        """Give the descriptor away, to be kept open, or inherited, as long as the process lives.
+        """Return the descriptor of the socket, and leave it open, also across execve(2).
 
-        :returns: the descriptor; it outlives an exec of this process, which has to make it blocking again.
+        The locks are held as long as the connection is open and the owner lives. This object cannot be used
+        any more. The descriptor is non-blocking; a program that expects a blocking one has to change that.
+
+        :returns: the descriptor, to be closed by the caller.
         """
         descriptor = self._stream.socket.detach()
         os.set_inheritable(descriptor, True)
         return descriptor
 
     async def aclose(self) -> None:
-        """Release what this connection has acquired, and end it; also where the task is cancelled.
+        """Release what this connection has acquired, and close it. Cancellation does not interrupt this.
 
-        A restricted connection cannot release: the daemon kills its owner when it is closed.
+        A restricted connection cannot release anything. If it still has locks, the daemon kills the owner
+        when the connection is closed.
         """
         with trio.CancelScope(shield=True):
             try:
@@ -141,7 +188,8 @@ class TrioLockConnection:
     async def _call(self, call: Call) -> bytes:
         async with self._turn:
             await self._wait()
-            # Half a call would be the end of the connection, and of its owner: all of it is sent, or nothing.
+            # Shielded, so that a call is sent either completely or not at all. After half a call
+            # the connection could only be closed, and the daemon would kill the owner.
             with trio.CancelScope(shield=True):
                 try:
                     await self._stream.send_all(self._protocol.send(call))
@@ -151,7 +199,7 @@ class TrioLockConnection:
             return self._protocol.result()
 
     async def _wait(self) -> None:
-        """Wait for all replies that are due."""
+        """Wait for the replies to all calls that were sent."""
         while not self._protocol.answered:
             try:
                 data = await self._stream.receive_some(RECEIVE_BYTES)

@@ -1,1 +1,1 @@
-"""The daemon: the wire and the locks on a socket."""
+"""The daemon: serves the lock protocol on a socket, with the locks and engines behind it."""

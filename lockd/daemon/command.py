@@ -1,4 +1,4 @@
-"""The command ``virtlockd``: the little that must be done before the rest of the program is there."""
+"""The command ``virtlockd``: what must be done before the rest of the program is imported."""
 
 import gc
 import signal
@@ -6,11 +6,12 @@ import signal
 
 def main() -> None:
     """Run the daemon."""
-    # The program before this one may have been told twice to let itself be replaced. Until the daemon handles
-    # these signals, which the imports delay by some 80 ms, they would end the process, and all locks with it.
+    # SIGUSR1 and SIGHUP end a process that does not handle them, and all its locks with it. A second SIGUSR1
+    # may arrive right after a live upgrade. The imports take some 80 ms; ignore both signals until the daemon
+    # handles them.
     for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # All that is made until the daemon serves is kept: collecting garbage meanwhile only takes time.
+    # All objects that are made during the start are kept, so a garbage collection would find nothing to free.
     gc.disable()
     from lockd.daemon.main import main as run
 

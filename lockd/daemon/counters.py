@@ -1,23 +1,25 @@
-"""Counters: what the daemon has done since it was started, for ``lockctl metrics``. They survive an upgrade."""
+"""Counters of the daemon's work since its start, for ``lockctl metrics``. They survive a live upgrade."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 LATENCY_CLASSES: Final = 64
+"""The number of items in ``Counters.latencies``."""
+
 _NAMES: Final = ("busy", "failed", "fenced", "latencies", "latency_sum", "upgrades")
 
 
 class Counters:
     """All counters.
 
-    :ivar latencies: granted acquires, counted by their time in the daemon: in place ``n`` those of less than
-        2**n nanoseconds, and not less than half of that. The class is ``time.bit_length()``: counting must not
-        take time from what it counts.
-    :ivar latency_sum: the time of them all, in nanoseconds.
-    :ivar busy: acquires that were refused because somebody held the resource.
-    :ivar failed: acquires that were refused for another reason.
-    :ivar fenced: owners that were killed for their locks.
-    :ivar upgrades: how often the program was replaced while it served.
+    :ivar latencies: the number of granted acquires, by their time in the daemon. Item ``n`` counts the
+        acquires that took at least 2**(n-1) and less than 2**n nanoseconds. So the index is
+        ``time.bit_length()``, which is quick to compute.
+    :ivar latency_sum: the total time of all granted acquires, in nanoseconds.
+    :ivar busy: the number of acquires that were refused because the lock was held already.
+    :ivar failed: the number of acquires that were refused for another reason.
+    :ivar fenced: the number of owners that were fenced.
+    :ivar upgrades: the number of live upgrades.
     """
 
     __slots__ = _NAMES
@@ -31,11 +33,15 @@ class Counters:
         self.upgrades = 0
 
     def describe(self) -> dict[str, Any]:
-        """Return all counters."""
+        """Return the values of all counters, by their names."""
         return {name: getattr(self, name) for name in _NAMES}
 
     def adopt(self, told: Mapping[str, Any]) -> None:
-        """Go on from the counters of the program before this one, as far as they are what this one counts."""
+        """Continue from the counters of the program before this one, and count one more live upgrade.
+
+        :param told: what ``describe`` returned in the program before. A counter that is missing, or that has
+            another form than here, keeps its value.
+        """
         for name in _NAMES:
             value = told.get(name)
             if _is_like(value, getattr(self, name)):

@@ -1,4 +1,4 @@
-"""The daemon: reactor, lock table, engine, owners and servers, put together."""
+"""The daemon: it puts the reactor, the lock table, the engine, the owners and the servers together."""
 
 import gc
 import logging
@@ -33,7 +33,7 @@ from lockd.locks.table import LockTable
 from lockd.wire import admin, lock
 
 _OWNERS_NAMED: Final = 20
-"""How many owners the warning of an end names: a line of the log has to stay readable."""
+"""How many owners the warning at the end of the daemon names at most, so that it stays readable."""
 
 _logger = logging.getLogger(__name__)
 
@@ -41,14 +41,15 @@ _logger = logging.getLogger(__name__)
 class Daemon:
     """A running daemon.
 
-    :param config: what virtlockd.conf sets.
+    :param config: the settings of virtlockd.conf.
     :param log: the log.
-    :param inodes: the registry of the process's locked files. The log has its files in it too, as a log file is not to
-        be locked.
-    :param timeout: seconds without clients and locks after which the daemon ends, or None.
-    :param pid_file: the descriptor of the locked pid file; None where an upgrade has lost it.
-    :param nursery: where the daemon's tasks run.
-    :ivar sockets_made: the paths of the sockets that are to be removed at the end.
+    :param inodes: the registry of the claimed inodes. The log claims its files there too, so that no client
+        can lock a log file.
+    :param timeout: how many seconds without clients and locks end the daemon; None if it never ends for that
+        reason.
+    :param pid_file: the descriptor of the locked pid file; None if a live upgrade has lost it.
+    :param nursery: runs the tasks of the daemon.
+    :ivar sockets_made: the paths of the sockets that have to be removed at the end.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class Daemon:
         self.log = log
         self.inodes = inodes
         self.pid_file = pid_file
-        # A client that locks the pid file must not end the daemon's own lock on it.
+        # Claim the pid file: otherwise a client that locks and releases it would end the daemon's lock
+        # (Invariant 1).
         if pid_file is not None:
             inodes.adopt(pid_file, "the daemon itself")
         self.sockets_made: list[Path] = []
         self.lifetime = Lifetime(timeout)
         self.counters = Counters()
-        self._told_status = ""
+        self._last_status = ""
         tasks = Tasks(nursery)
         mounts = SlowMounts()
         self.reactor = Reactor(before_serving=MountWatch(mounts).look)
@@ -117,7 +119,7 @@ class Daemon:
         )
 
     def _holds_any(self, pid: int) -> bool:
-        # An owner does not write to a disk whose lock it still waits for, or is giving back.
+        # An owner does not write to a disk whose lock is still being acquired, or is being released.
         return any(resource.state is State.HELD for resource in self.table.holdings(pid))
 
     @property
@@ -127,13 +129,13 @@ class Daemon:
 
     @property
     def clients_seen(self) -> int:
-        """How many clients have ever been connected."""
+        """How many clients have ever connected."""
         return sum(server.next_client_id - 1 for server in self.servers)
 
     async def serve(self, listeners: Listeners) -> None:
-        """Serve until the daemon's lifetime ends. All locks end with it.
+        """Serve until the daemon's lifetime ends. If locks are still held then, they end with the process.
 
-        :param listeners: the listening sockets.
+        :param listeners: the listening sockets. They are closed at the end.
         """
         self.sockets_made = listeners.made
         if listeners.lock is not None:
@@ -144,7 +146,7 @@ class Daemon:
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._housekeeping)
             nursery.start_soon(systemd.feed_watchdog, self.reactor)
-            # What exists now is kept to the end: no need to look at it in every collection.
+            # The objects that exist now are kept until the end. Garbage collections need not look at them.
             gc.freeze()
             gc.enable()
             systemd.notify("READY=1")
@@ -163,7 +165,7 @@ class Daemon:
         if len(owners) > len(names):
             names.append(f"{len(owners) - len(names)} more")
         _logger.warning(
-            "the daemon ends while %s held: nothing protects the disks any more of %s",
+            "the daemon ends while %s held; the disks of these owners are no longer protected: %s",
             "1 lock is" if len(self.table) == 1 else f"{len(self.table)} locks are",
             ", ".join(names),
         )
@@ -173,17 +175,17 @@ class Daemon:
             await trio.sleep(LOOK_SECONDS)
             for server in self.servers:
                 server.update_accepting()
-            self._tell_status()
+            self._notify_status()
             needed = bool(self.table) or any(server.sessions for server in self.servers)
             self.lifetime.look(needed=needed, clients_seen=self.clients_seen)
 
-    def _tell_status(self) -> None:
+    def _notify_status(self) -> None:
         guests, locks = len(self.lock_server.sessions), len(self.table)
         status = f"STATUS={guests} guest{'s' * (guests != 1)}, {locks} lock{'s' * (locks != 1)}"
-        if status != self._told_status:
-            self._told_status = status
+        if status != self._last_status:
+            self._last_status = status
             systemd.notify(status)
 
 
 def _nothing_to_do(_session: Session) -> None:
-    """An admin client holds nothing."""
+    """Do nothing at the end of an admin client's session: it holds no locks."""

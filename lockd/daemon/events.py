@@ -1,6 +1,6 @@
-"""Events: what happens to locks, one line each, with fields that can be filtered in the journal.
+"""Events: one log message for each change of a lock, with fields for the journal.
 
-``journalctl LOCKD_OWNER_NAME=vm1`` shows all that happened to a guest's locks.
+For example, ``journalctl LOCKD_OWNER_NAME=vm1`` shows all events of a guest's locks.
 """
 
 import logging
@@ -16,7 +16,8 @@ RELEASED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a02"
 REFUSED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a03"
 FENCED = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a04"
 TAKEN_OVER = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a05"
-"""MESSAGE_ID of each kind of event (systemd.journal-fields(7)); made once, for ever."""
+"""The MESSAGE_ID of each kind of event (systemd.journal-fields(7)). Users filter by these: they never
+change."""
 
 _REFUSALS_PER_SECOND = 100
 
@@ -25,43 +26,74 @@ _refusals = RateLimit(_logger, "refused locks", _REFUSALS_PER_SECOND)
 
 
 def look_again() -> None:
-    """Take note that the log's levels have changed."""
+    """Update ``interest`` after the log levels have changed."""
     interest.in_grants = _logger.isEnabledFor(logging.INFO)
 
 
-def acquired(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
-    """Log that a lock was granted."""
-    _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, owner, process)
+def acquired(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    """Log that an owner acquired a lock.
+
+    :param resource: the resource.
+    :param pid: the pid of the owner.
+    :param owner: the owner, or None if only its pid is known.
+    """
+    _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, pid, owner)
 
 
-def released(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
-    """Log that a lock has ended."""
-    _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, owner, process)
+def released(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    """Log that a lock was released.
+
+    :param resource: the resource.
+    :param pid: the pid of the owner whose holding was the last one.
+    :param owner: the owner, or None if only its pid is known.
+    """
+    _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, pid, owner)
 
 
-def refused(lockspace: str, name: str, reason: str, process: OwnerProcess) -> None:
-    """Log that a lock was not granted, and why; an error, as it is to virtlockd: some guest does not start."""
+def refused(lockspace: str, name: str, reason: str, owner: OwnerProcess) -> None:
+    """Log that a lock was refused. The number of these messages per second is limited.
+
+    The message is an error, as in virtlockd, because a guest cannot start.
+
+    :param lockspace: the path of the lockspace; empty for the direct lockspace.
+    :param name: the resource's name in it.
+    :param reason: why it was refused.
+    :param owner: the owner that the lock was asked for.
+    """
     if _refusals.allows():
-        _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, process.pid, process, reason)
+        _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, owner.pid, owner, reason)
 
 
-def taken_over(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
-    """Log that a lock was kept through a change of the program."""
-    _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, owner, process)
+def taken_over(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    """Log that a lock was kept during a live upgrade.
+
+    :param resource: the resource.
+    :param pid: the pid of the owner.
+    :param owner: the owner, or None if only its pid is known.
+    """
+    _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, pid, owner)
 
 
-def released_by_force(resource: Resource, owner: int, process: OwnerProcess | None) -> None:
-    """Log that an administrator ends the holdings of an owner that is gone."""
-    message = "an administrator takes the lock of %s, which is gone, on %s"
-    _log(logging.WARNING, RELEASED, message, resource.lockspace, resource.name, owner, process)
+def released_by_force(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    """Log that an administrator releases a lock of an owner that has ended.
+
+    :param resource: the resource.
+    :param pid: the pid of the owner.
+    :param owner: the owner, or None if only its pid is known.
+    """
+    message = "%s is gone: an administrator releases its lock on %s"
+    _log(logging.WARNING, RELEASED, message, resource.lockspace, resource.name, pid, owner)
 
 
-def fenced(process: OwnerProcess) -> None:
-    """Log that an owner is killed for its locks."""
+def fenced(owner: OwnerProcess) -> None:
+    """Log that an owner is fenced.
+
+    :param owner: the owner.
+    """
     _logger.warning(
         "%s dropped its connection while it holds locks: it is killed",
-        process.describe(),
-        extra={"fields": {"MESSAGE_ID": FENCED, **_owner_fields(process.pid, process)}},
+        owner.describe(),
+        extra={"fields": {"MESSAGE_ID": FENCED, **_owner_fields(owner.pid, owner)}},
     )
 
 
@@ -71,26 +103,26 @@ def _log(
     message: str,
     lockspace: str,
     name: str,
-    owner: int,
-    process: OwnerProcess | None,
+    pid: int,
+    owner: OwnerProcess | None,
     *details: str,
 ) -> None:
     fields = {
         "MESSAGE_ID": message_id,
         "LOCKD_LOCKSPACE": lockspace,
         "LOCKD_RESOURCE": name,
-        **_owner_fields(owner, process),
+        **_owner_fields(pid, owner),
     }
-    who = process.describe() if process is not None else f"pid {owner}"
+    who = owner.describe() if owner is not None else f"pid {owner}"
     what = f"{lockspace}/{name}" if lockspace else name
     _logger.log(level, message, who, what, *details, extra={"fields": fields})
 
 
-def _owner_fields(owner: int, process: OwnerProcess | None) -> dict[str, Any]:
-    if process is None:
-        return {"LOCKD_OWNER_PID": owner}
+def _owner_fields(pid: int, owner: OwnerProcess | None) -> dict[str, Any]:
+    if owner is None:
+        return {"LOCKD_OWNER_PID": pid}
     return {
-        "LOCKD_OWNER_PID": owner,
-        "LOCKD_OWNER_NAME": process.details.name,
-        "LOCKD_OWNER_UUID": str(process.details.uuid),
+        "LOCKD_OWNER_PID": pid,
+        "LOCKD_OWNER_NAME": owner.details.name,
+        "LOCKD_OWNER_UUID": str(owner.details.uuid),
     }

@@ -1,5 +1,5 @@
-"""Failures that end the daemon, or keep it from starting: one line for the person who reads it."""
+"""An error for the administrator: the daemon cannot start, or cannot do what it was told to do."""
 
 
 class Failure(Exception):
-    """What happened, to what, and what to do about it."""
+    """An error whose text is one line: what it is about, what went wrong, and what to do if that is known."""

@@ -1,13 +1,14 @@
-"""Interest: whether anybody wants to be told of what is granted, which is most calls.
+"""Interest: whether grants and releases are logged; cached for the hot path.
 
-Every call asks, so it is an attribute of a compiled object: the log itself takes several steps to tell.
+Every acquire and release needs the answer. Reading an attribute of a compiled object is much faster than
+asking the ``logging`` module.
 """
 
 from typing import Final
 
 
 class Interest:
-    """What anybody wants to know.
+    """Which events are logged.
 
     :ivar in_grants: whether grants and releases are logged; ``events.look_again`` keeps it up to date.
     """

@@ -1,7 +1,8 @@
-"""The locker: has engines take and end the locks that the lock table decides on.
+"""The locker: acquires and releases locks, with the lock table and the engines.
 
-An engine does what cannot block on the spot. What may block runs in a worker thread while the resource is reserved in
-the table, and the caller gets a continuation to await (Invariant 3).
+The lock table decides whether an owner gets a resource; an engine then takes the lock. If the engine's work
+cannot block, it is done at once. If it may block, it runs in a worker thread while the resource is reserved
+in the table, and the caller gets a continuation to await (Invariant 3).
 """
 
 import logging
@@ -22,10 +23,11 @@ from lockd.locks.resource import Resource
 from lockd.locks.table import LockTable
 
 Continuation: TypeAlias = Callable[[], Awaitable[None]]
-"""The rest of a call that could not be done on the spot."""
+"""The rest of a call that may block. Awaiting it completes the call."""
 
 _DROPPED_PER_TURN: Final = 100
-"""Locks of a dead owner that are released, in a millisecond or less, before the others get their turn."""
+"""How many locks of a dead owner are released before other tasks get a turn. This many take a millisecond or
+less."""
 
 _clock: Final = time
 
@@ -35,12 +37,13 @@ _logger = logging.getLogger(__name__)
 class Locker:
     """Acquires and releases locks for clients.
 
-    Its methods return None where all is done, or the continuation that has to be awaited.
+    A method that returns None has done its work. If it returns a continuation, the caller has to await it;
+    the errors that are documented for the method may then be raised by the continuation.
 
-    :param table: who holds what.
-    :param slow_calls: runs what may block.
-    :param tasks: where work goes on that nobody waits for.
-    :param owner_of: returns the owner of a pid, or None where it is not known.
+    :param table: the lock table.
+    :param slow_calls: runs work that may block.
+    :param tasks: runs work whose end no caller waits for.
+    :param owner_of: returns the owner with a pid, or None if there is none.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Locker:
         self,
         lockspace: str,
         name: str,
-        owner: int,
+        pid: int,
         shared: bool,
         autocreate: bool,
         is_wanted: Callable[[], bool],
@@ -70,16 +73,17 @@ class Locker:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param owner: the pid of the owner.
-        :param shared: whether others may hold it at the same time, if they share it too.
-        :param autocreate: whether its file is to be made for the lock, and removed with it.
-        :param is_wanted: whether somebody still waits for the lock. It is asked when the lock was taken in a worker
-            thread; where nobody wants it any more, it is released again.
-        :returns: None, or the continuation.
-        :raises LockError: it cannot be had.
+        :param pid: the pid of the owner.
+        :param shared: whether others may hold it at the same time, if they acquire it shared too.
+        :param autocreate: whether the resource's file is created for the lock, and removed with it.
+        :param is_wanted: returns whether the client still waits for the lock. It is called after a worker
+            thread has taken the lock. If it returns False, or if the owner has ended, the lock is released
+            again.
+        :returns: None if the lock is granted, otherwise the continuation.
+        :raises LockError: the lock is refused, or cannot be taken.
         """
         table = self._table
-        resource = table.reserve(lockspace, name, owner, _clock(), shared, autocreate)
+        resource = table.reserve(lockspace, name, pid, _clock(), shared, autocreate)
         if resource is None:
             return None
         try:
@@ -88,16 +92,16 @@ class Locker:
             table.forget(resource)
             raise
         if isinstance(taken, Later):
-            return partial(self._acquire_slowly, resource, taken, owner, is_wanted)
+            return partial(self._acquire_slowly, resource, taken, pid, is_wanted)
         table.grant(resource, taken)
         if interest.in_grants:
-            events.acquired(resource, owner, self._owner_of(owner))
+            events.acquired(resource, pid, self._owner_of(pid))
         return None
 
     async def _acquire_slowly(
-        self, resource: Resource, later: Later[Hold], owner: int, is_wanted: Callable[[], bool]
+        self, resource: Resource, later: Later[Hold], pid: int, is_wanted: Callable[[], bool]
     ) -> None:
-        process = self._owner_of(owner)
+        owner = self._owner_of(pid)
         try:
             hold = await self._slow_calls.run(later.queue, later.work)
         except BaseException:
@@ -105,65 +109,69 @@ class Locker:
             raise
         self._table.grant(resource, hold)
         if interest.in_grants:
-            events.acquired(resource, owner, process)
-        if not is_wanted() or (process is not None and process.ended):
-            dropped = self._table.end_holding(resource.lockspace, resource.name, owner)
-            rest = None if dropped is None else self._drop(dropped, owner, process)
+            events.acquired(resource, pid, owner)
+        if not is_wanted() or (owner is not None and owner.ended):
+            dropped = self._table.end_holding(resource.lockspace, resource.name, pid)
+            rest = None if dropped is None else self._drop(dropped, pid, owner)
             if rest is not None:
                 await rest()
 
-    def release(self, lockspace: str, name: str, owner: int) -> Continuation | None:
-        """Take one holding of an owner away, and end the lock with the last one.
+    def release(self, lockspace: str, name: str, pid: int) -> Continuation | None:
+        """End one holding of an owner, and release the lock if it was the last holding of the resource.
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param owner: the pid of the owner.
-        :returns: None, or the continuation.
-        :raises LockError: the owner has no such holding.
+        :param pid: the pid of the owner.
+        :returns: None if all is done, otherwise the continuation.
+        :raises LockError: the owner has no holding of this resource.
         """
-        resource = self._table.end_holding(lockspace, name, owner)
-        return None if resource is None else self._drop(resource, owner)
+        resource = self._table.end_holding(lockspace, name, pid)
+        return None if resource is None else self._drop(resource, pid)
 
-    def release_all(self, owner: int) -> None:
-        """Take all holdings of an owner away.
+    def release_all(self, pid: int) -> None:
+        """End all holdings of an owner.
 
-        Nobody waits for that: neither for slow file systems, nor for an owner of thousands of locks.
+        This returns without waiting for slow file systems. If the owner has very many locks, the rest of them
+        is released in a task, so that no client waits for that either (Invariant 3).
 
-        :param owner: the pid of the owner.
+        :param pid: the pid of the owner.
         """
-        # The owner may be forgotten by the time that the last release is logged.
-        process = self._owner_of(owner)
-        ended = self._table.end_holdings(owner)
-        self._drop_each(ended[:_DROPPED_PER_TURN], owner, process)
+        # ``owner_of`` may no longer know the owner when the last release is logged.
+        owner = self._owner_of(pid)
+        ended = self._table.end_holdings(pid)
+        self._drop_each(ended[:_DROPPED_PER_TURN], pid, owner)
         if len(ended) > _DROPPED_PER_TURN:
-            self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], owner, process)
+            self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], pid, owner)
 
     async def _drop_in_turns(
-        self, resources: list[Resource], owner: int, process: OwnerProcess | None
+        self, resources: list[Resource], pid: int, owner: OwnerProcess | None
     ) -> None:
         for first in range(0, len(resources), _DROPPED_PER_TURN):
             await trio.lowlevel.checkpoint()
-            self._drop_each(resources[first : first + _DROPPED_PER_TURN], owner, process)
+            self._drop_each(resources[first : first + _DROPPED_PER_TURN], pid, owner)
 
-    def _drop_each(self, resources: list[Resource], owner: int, process: OwnerProcess | None) -> None:
+    def _drop_each(self, resources: list[Resource], pid: int, owner: OwnerProcess | None) -> None:
         for resource in resources:
-            rest = self._drop(resource, owner, process)
+            rest = self._drop(resource, pid, owner)
             if rest is not None:
                 self._tasks.start(rest)
 
-    def release_by_force(self, resource: Resource, owner: int) -> None:
-        """Take all holdings of an owner on one resource away, although the owner has not asked for it.
+    def release_by_force(self, resource: Resource, pid: int) -> None:
+        """End all holdings of an owner on one resource, although the owner has not asked for it.
+
+        This returns without waiting for slow file systems.
 
         :param resource: the resource.
-        :param owner: the pid of the owner.
+        :param pid: the pid of the owner.
+        :raises LockError: the resource is being acquired or released.
         """
-        for _ in range(resource.holdings.count(owner)):
-            rest = self.release(resource.lockspace, resource.name, owner)
+        for _ in range(resource.holdings.count(pid)):
+            rest = self.release(resource.lockspace, resource.name, pid)
             if rest is not None:
                 self._tasks.start(rest)
 
     def _drop(
-        self, resource: Resource, owner: int, process: OwnerProcess | None = None
+        self, resource: Resource, pid: int, owner: OwnerProcess | None = None
     ) -> Continuation | None:
         later: Later[None] | None = None
         try:
@@ -171,32 +179,34 @@ class Locker:
         except OSError as error:
             _warn_of_unclean_release(resource, error)
         if later is not None:
-            return partial(self._drop_slowly, resource, later, owner, process)
-        self._dropped(resource, owner, process)
+            return partial(self._drop_slowly, resource, later, pid, owner)
+        self._dropped(resource, pid, owner)
         return None
 
     async def _drop_slowly(
-        self, resource: Resource, later: Later[None], owner: int, process: OwnerProcess | None
+        self, resource: Resource, later: Later[None], pid: int, owner: OwnerProcess | None
     ) -> None:
         try:
             await self._slow_calls.run(later.queue, later.work)
         except OSError as error:
             _warn_of_unclean_release(resource, error)
-        self._dropped(resource, owner, process)
+        self._dropped(resource, pid, owner)
 
-    def _dropped(self, resource: Resource, owner: int, process: OwnerProcess | None) -> None:
+    def _dropped(self, resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
         self._table.forget(resource)
         if interest.in_grants:
-            events.released(resource, owner, process or self._owner_of(owner))
+            events.released(resource, pid, owner or self._owner_of(pid))
 
     # Lockspaces and their files
 
     def create_lockspace(self, path: str) -> Continuation | None:
-        """Make a lockspace and register it. It may be known already, and have lost its directory.
+        """Make a lockspace and register it.
+
+        If the lockspace is registered already, only its directory is made, if that is missing.
 
         :param path: the path of the lockspace.
-        :returns: None, or the continuation.
-        :raises LockError: it cannot be made.
+        :returns: None if all is done, otherwise the continuation.
+        :raises LockError: the lockspace cannot be made.
         """
         later = self._table.engine_of(path).make_lockspace(path)
         if later is not None:
@@ -209,23 +219,23 @@ class Locker:
         self._table.add_lockspace(path)
 
     def create_file(self, lockspace: str, name: str) -> Continuation | None:
-        """Create a resource's file.
+        """Create the file of a resource that nobody holds; no effect if it exists.
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :returns: None, or the continuation.
-        :raises LockError: it is held, or cannot be created.
+        :returns: None if all is done, otherwise the continuation.
+        :raises LockError: the resource is held, or the file cannot be created.
         """
         path = self._table.check_free(lockspace, name)
         return self._rest_of(self._table.engine_of(lockspace).create(path))
 
     def delete_file(self, lockspace: str, name: str) -> Continuation | None:
-        """Remove a resource's file.
+        """Remove the file of a resource that nobody holds; no effect if it does not exist.
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :returns: None, or the continuation.
-        :raises LockError: it is held, or cannot be removed.
+        :returns: None if all is done, otherwise the continuation.
+        :raises LockError: the resource is held, or the file cannot be removed.
         """
         path = self._table.check_free(lockspace, name)
         return self._rest_of(self._table.engine_of(lockspace).delete(path, name))

@@ -1,4 +1,4 @@
-"""The command ``virtlockd``."""
+"""The command ``virtlockd``: it starts the daemon, or continues it after a live upgrade."""
 
 import logging
 import os
@@ -38,7 +38,10 @@ _logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run the daemon."""
+    """Run the daemon with the arguments of the command line.
+
+    :raises SystemExit: the daemon cannot start; the status is 1, and the message says why.
+    """
     addresses = own_addresses()
     options = parse_options(sys.argv[1:], addresses)
     try:
@@ -48,7 +51,7 @@ def main() -> None:
 
 
 def _run(options: Options, addresses: Addresses) -> None:
-    # Before the daemon goes into the background, and into another directory.
+    # This depends on the current directory, which changes when the daemon goes into the background.
     command = own_command(options)
     state = state_file.take(addresses.state_file)
     inodes = Inodes()
@@ -56,17 +59,18 @@ def _run(options: Options, addresses: Addresses) -> None:
     _allow_many_descriptors()
     started: Callable[[], None] = lambda: None  # noqa: E731
     if state is not None:
-        # The process goes on: no fork, which would lose the locks.
+        # The locks belong to this process, and a child would not have them (fork(2)). So the process does not
+        # go into the background here.
         pid_file = adopt_pid_file(state, options.pid_file)
         listeners = adopt_listeners(state, addresses)
     else:
-        _open(log)
+        _open_log(log)
         if options.daemon:
             started = go_into_background()
         _make_directories(addresses, options)
         pid_file = pidfile.acquire(options.pid_file)
         try:
-            listeners = _listeners(addresses)
+            listeners = _make_listeners(addresses)
         except Failure:
             _remove(options.pid_file)
             raise
@@ -86,7 +90,11 @@ def _remove(*paths: Path) -> None:
 def _config_and_log(
     options: Options, addresses: Addresses, inodes: Inodes, *, must_go_on: bool
 ) -> tuple[Config, Log]:
-    """Return what is configured; a daemon that holds locks goes on with the defaults where that is wrong."""
+    """Read the configuration and make the log.
+
+    :param must_go_on: whether this continues a daemon with locks. It then uses the defaults if the
+        configuration is wrong.
+    """
     file = options.config or addresses.config_file
 
     def log_of(config: Config, environment: Mapping[str, str]) -> Log:
@@ -106,7 +114,7 @@ def _config_and_log(
         return Config(), log
 
 
-def _open(log: Log) -> None:
+def _open_log(log: Log) -> None:
     try:
         log.open()
     except LogSettingError as error:
@@ -132,7 +140,7 @@ async def _serve(
                 claim_orphans(inodes)
             else:
                 adopt(daemon, state)
-                state.clear()  # it may be large
+                state.clear()  # to free its memory: it may be large
                 go_on_adopting(daemon, Tasks(nursery))
             started()
             await daemon.serve(listeners)
@@ -153,7 +161,8 @@ async def _handle_signals(
                 daemon.lifetime.stop()
 
 
-def _listeners(addresses: Addresses) -> Listeners:
+def _make_listeners(addresses: Addresses) -> Listeners:
+    """Return the sockets that systemd passed to this process, or make them if it passed none."""
     handed_over = systemd.activation_sockets(addresses)
     if handed_over:
         lock = handed_over.get(systemd.LOCK_SOCKET)
@@ -179,6 +188,6 @@ def _make_directories(addresses: Addresses, options: Options) -> None:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise the soft limit to the hard one: each guest takes two descriptors, and each lock one."""
+    """Raise the soft limit of open descriptors to the hard one: each guest needs two, and each lock one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

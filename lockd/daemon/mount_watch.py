@@ -1,4 +1,4 @@
-"""Follows the changes of the mount table."""
+"""Keeps the list of slow mounts up to date."""
 
 import logging
 
@@ -9,12 +9,13 @@ _logger = logging.getLogger(__name__)
 
 
 class MountWatch:
-    """Keeps the slow mounts as the kernel has them.
+    """Updates the slow mounts when the kernel's mount table has changed.
 
-    The kernel reports a change once: to the first poll of the file, whoever polls. A nested epoll polls twice, and the
-    first poll clears the report: so the reactor's epoll, which trio polls in its own, cannot watch the file. A thread
-    could wait for it, but with a second thread in the process every system call takes some 50 ns longer, as no mutex is
-    free any more (measured: 4 % of a call). So the reactor looks before it serves.
+    The kernel reports a change once, to the first poll of an open mountinfo file (POLLPRI). A nested epoll
+    polls twice, and the first poll clears the report. trio polls the reactor's epoll descriptor in an epoll
+    of its own, so the reactor cannot watch the file. A thread could wait for the file. But with a second
+    thread in the process, every system call takes some 50 ns longer, because mutexes cost nothing only while
+    there is a single thread (measured: 4 % of a call). So the reactor calls ``look`` before it serves.
 
     :param mounts: the slow mounts.
     """
@@ -22,12 +23,16 @@ class MountWatch:
     def __init__(self, mounts: SlowMounts) -> None:
         self._mounts = mounts
         self._changes = MountChanges()
-        # What changes from now on, also while the mounts are read, is reported.
+        # ``MountChanges`` reports what changes from now on. So a change while ``look`` reads the mounts is
+        # not missed.
         self._outdated = True
         self.look()
 
     def look(self) -> None:
-        """Take over what has changed since the last look."""
+        """Read the mounts again if they have changed since the last call.
+
+        If they cannot be read, that is logged, and the next call tries again.
+        """
         if self._changes.happened():
             self._outdated = True
         if self._outdated:
@@ -35,4 +40,6 @@ class MountWatch:
                 self._mounts.refresh(self._changes.read())
                 self._outdated = False
             except OSError as error:
-                _logger.error("the mounts cannot be read, and are taken to be as before: %s", error.strerror)
+                _logger.error(
+                    "the mounts cannot be read; the daemon goes on with those it knows: %s", error.strerror
+                )

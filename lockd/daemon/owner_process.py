@@ -1,6 +1,7 @@
-"""An owner's process: the one that writes to the locked disks.
+"""An owner: the process that writes to the locked disks.
 
-It is known by a pidfd, so a pid that is re-used is never killed, and never mistaken for the owner.
+It is identified by a pidfd. If its pid is used again for another process, that process is never killed and
+never mistaken for the owner (Invariant 2).
 """
 
 import signal
@@ -18,12 +19,17 @@ from lockd.wire.lock import Owner
 class OwnerProcess(Watcher):
     """An owner and its process.
 
-    :ivar pid: the process's number, by which releases are matched.
-    :ivar details: what the owner's latest REGISTER said of it.
-    :ivar pidfd: the process; None once it is watched no more, and where none of this pid can be seen from here.
-    :ivar ended: whether the process has ended; a zombie has.
-    :ivar at_end: called with it when ``on_ready`` tells of its end.
-    :ivar fencing_since: when it dropped its connection while alive, in seconds since the epoch.
+    :param details: what the client that registered the owner said about it.
+    :param pidfd: a descriptor of the process, or None if the daemon sees no process with this pid. ``Owners``
+        closes it.
+    :ivar pid: the pid of the process. Holdings are stored by it.
+    :ivar details: what the latest REGISTER call for this owner said about it.
+    :ivar pidfd: the descriptor of the process; None if there was none, or if it is closed.
+    :ivar ended: whether the daemon has handled the end of the process.
+    :ivar at_end: callback for the end of the process; its argument is this owner.
+    :ivar fencing_since: when fencing began, in seconds since the epoch; None if the owner is not being
+        fenced.
+    :ivar sessions: the number of sessions that are registered for this owner.
     """
 
     __slots__ = ("_end", "at_end", "details", "ended", "fencing_since", "pid", "pidfd", "sessions")
@@ -34,39 +40,43 @@ class OwnerProcess(Watcher):
         self.pidfd = pidfd
         self.ended = False
         self.at_end: Callable[[OwnerProcess], None] | None = None
-        # Most owners are never waited for: an event for each would be 1 MB with 4000 guests.
+        # Made on demand: few owners are ever waited for, and 4000 events would take 1 MB.
         self._end: trio.Event | None = None
         self.fencing_since: float | None = None
         self.sessions = 0
 
     def has_ended(self) -> bool:
-        """Whether the process is known to have ended, by asking the kernel now."""
+        """Ask the kernel whether the process has ended; a zombie has. Without a pidfd, return ``ended``."""
         return self.ended if self.pidfd is None else has_ended(self.pidfd)
 
     def on_ready(self, ready: int) -> None:  # noqa: ARG002 - a pidfd is ready for one reason
-        """The pidfd is readable: the process has ended (pidfd_open(2))."""
+        """Handle the end of the process: its pidfd is readable (pidfd_open(2)). See ``Watcher.on_ready``."""
         if self.at_end is not None:
             self.at_end(self)
 
     def set_ended(self) -> None:
-        """Take note that the process has ended."""
+        """Record that the process has ended, and wake the tasks in ``wait_ended``."""
         self.ended = True
         if self._end is not None:
             self._end.set()
 
     async def wait_ended(self) -> None:
-        """Wait until the process has ended."""
+        """Wait until ``set_ended`` is called."""
         if not self.ended:
             if self._end is None:
                 self._end = trio.Event()
             await self._end.wait()
 
     def describe(self) -> str:
-        """Return the words for an error message or the log."""
+        """Return a description for error messages and the log: the domain's name, if any, and the pid."""
         return f'domain "{self.details.name}" (pid {self.pid})' if self.details.name else f"pid {self.pid}"
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process; none is sent where there is none any more."""
+        """Send a signal to the process; no effect if there is no pidfd or the process has ended.
+
+        :param number: the signal.
+        :raises OSError: the signal cannot be sent (pidfd_send_signal(2)).
+        """
         if self.pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)

@@ -1,6 +1,8 @@
-"""Owners: who is registered, and what happens when an owner's process ends or drops its connection.
+"""The registered owners, and what happens when an owner ends or drops its connection.
 
-A lock is never given away while its owner can still write (Invariant 2).
+A lock is never given away while its owner can still write (Invariant 2). If an owner ends, its locks are
+released. If it drops its connection while it lives and holds locks, it is fenced: it is killed, and its locks
+are released when it is dead.
 """
 
 import logging
@@ -23,13 +25,14 @@ from lockd.linux.processes import open_pidfd
 from lockd.wire.lock import Owner
 
 _LEAVING_SECONDS: Final = 0.1
-"""A process that exits closes its connections some moments before it is dead. Only one that lives on for longer
-than this is fenced."""
+"""How many seconds an owner may live on after it has dropped its connection, before it gets a signal. A
+process that exits closes its connections shortly before it is dead."""
 
 _TERM_SECONDS: Final = 1.6
-"""From SIGTERM to SIGKILL, as virtlockd gives."""
+"""Seconds from SIGTERM to SIGKILL, as in virtlockd."""
 
 _REMINDER_SECONDS: Final = 60
+"""Seconds between two warnings that a killed owner is not dead yet."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,8 +40,11 @@ _logger = logging.getLogger(__name__)
 class Owners:
     """All owners that are registered or hold locks.
 
-    :param release: ends all holdings of a pid.
-    :param holds_any: tells whether a pid has any.
+    :param reactor: watches the pidfds of the owners.
+    :param tasks: runs the fencing of owners.
+    :param counters: counts the fenced owners.
+    :param release: ends all holdings of the owner with a pid.
+    :param holds_any: returns whether the owner with a pid holds a lock.
     """
 
     def __init__(
@@ -55,25 +61,32 @@ class Owners:
         self._release = release
         self._holds_any = holds_any
         self._processes: dict[int, OwnerProcess] = {}
-        # One object for all of them.
-        self._at_end = self._ended
+        # Each access to a method makes a new object. Keep one for all owners.
+        self._at_end = self._release_ended
 
     def __iter__(self) -> Iterator[OwnerProcess]:
         return iter(self._processes.values())
 
     def get(self, pid: int) -> OwnerProcess | None:
-        """Return the owner of this pid, if it is known."""
+        """Return the owner with a pid.
+
+        :param pid: the pid.
+        :returns: the owner, or None if there is none.
+        """
         return self._processes.get(pid)
 
     def register(self, session: Session, details: Owner) -> None:
-        """Make ``details`` the owner that ``session`` acquires and releases for.
+        """Register the owner that a session acquires and releases for, in place of the one before, if any.
 
-        :raises OSError: its process cannot be watched, as there are no descriptors left.
+        :param session: the session.
+        :param details: what the client says about the owner.
+        :raises OSError: the owner cannot be watched, as descriptors or memory have run out. The session keeps
+            the owner that it had.
         """
         process = self._processes.get(details.pid)
         if process is not None and process.has_ended():
-            # Its pid is another process's now.
-            self._ended(process)
+            # The registered owner has ended. The pid may belong to another process now.
+            self._release_ended(process)
             process = None
         if process is None:
             process = OwnerProcess(details, _open_pidfd_for(session, details.pid))
@@ -81,33 +94,50 @@ class Owners:
         process.details = details
         process.sessions += 1
         if session.owner is not None:
-            self._leave(session.owner)
+            self._remove_session(session.owner)
         session.owner = process
 
     def adopt(self, process: OwnerProcess) -> None:
-        """Watch over an owner that another program has watched over before."""
+        """Watch an owner of the program before this one, after a live upgrade.
+
+        :param process: the owner. Its pidfd is closed when the owner is forgotten, or if this fails.
+        :raises OSError: the owner cannot be watched, as descriptors or memory have run out.
+        """
         self._watch(process)
 
     def session_ended(self, session: Session) -> None:
-        """Take note that a connection has ended; the owner's own one takes the owner's locks with it."""
+        """Handle the end of a connection.
+
+        If it is the connection of an owner itself, and that owner holds locks, they end too: at once if the
+        owner has ended, otherwise after it is fenced. The end of a connection that another process made for
+        the owner has no such effect.
+
+        :param session: the session whose connection has ended.
+        """
         process = session.owner
         if process is None:
             return
-        self._leave(process)
-        # What a later process of a dead owner's pid holds is no business of the dead one's connection.
+        self._remove_session(process)
+        # If the owner was dead before, its pid may belong to another owner now, whose locks must stay.
         if process.ended or session.peer_pid != process.pid or not self._holds_any(process.pid):
             return
         if process.pidfd is None or process.has_ended():
-            self._ended(process)
+            self._release_ended(process)
         elif process.fencing_since is None:
             self.fence(process)
 
     def fence(self, process: OwnerProcess) -> None:
-        """Kill the owner's process, which can still write; its locks end with it."""
+        """Begin to kill an owner that dropped its connection while it can still write. This returns at once.
+
+        Its locks are released when it is dead.
+
+        :param process: the owner.
+        """
         process.fencing_since = process.fencing_since or time()
         self._tasks.start(self._fence, process)
 
     async def _fence(self, process: OwnerProcess) -> None:
+        """Send SIGTERM and then SIGKILL to an owner that does not end by itself; wait until it is dead."""
         with trio.move_on_after(_LEAVING_SECONDS):
             await process.wait_ended()
             return
@@ -136,15 +166,16 @@ class Owners:
                 raise
         self._processes[process.pid] = process
 
-    def _ended(self, process: OwnerProcess) -> None:
-        """The process is dead: release what it held."""
+    def _release_ended(self, process: OwnerProcess) -> None:
+        """Release all locks of an owner that has ended, and forget it."""
         process.set_ended()
         self._release(process.pid)
         self._discard(process)
 
-    def _leave(self, process: OwnerProcess) -> None:
+    def _remove_session(self, process: OwnerProcess) -> None:
+        """Count one session less for an owner, and forget it if it has no session and no lock left."""
         process.sessions -= 1
-        # One that is being killed is watched until it is dead, also when somebody has released its locks.
+        # An owner that is being fenced is watched until it is dead, even if its locks have been released.
         if process.sessions == 0 and process.fencing_since is None and not self._holds_any(process.pid):
             self._discard(process)
 
@@ -154,7 +185,7 @@ class Owners:
             if process.pidfd is not None:
                 self._reactor.forget(process.pidfd)
                 os.close(process.pidfd)
-                # The number is another descriptor's at once, maybe of another owner.
+                # The kernel may reuse the number at once, even for the pidfd of another owner.
                 process.pidfd = None
 
 

@@ -1,14 +1,18 @@
-"""A limit on messages: a client that repeats a refused call must not fill the log, nor slow the others down."""
+"""A limit on log messages.
+
+A client that repeats a refused call must not fill the log or slow other clients down.
+"""
 
 import logging
 from time import monotonic
 
 
 class RateLimit:
-    """Lets so many messages a second through, and says how many it did not.
+    """Allows a number of messages per second, and logs how many were not allowed.
 
-    :param logger: where that is said.
-    :param what: what the messages are about, as a noun in the plural.
+    :param logger: where that number is logged.
+    :param what: the subject of the messages, as a noun in the plural: it completes "5 more ...".
+    :param per_second: how many messages are allowed per second.
     """
 
     def __init__(self, logger: logging.Logger, what: str, per_second: int) -> None:
@@ -19,7 +23,7 @@ class RateLimit:
         self._seen = 0
 
     def allows(self) -> bool:
-        """Whether one more message may be logged now."""
+        """Count one message, and return whether it may be logged."""
         second = int(monotonic())
         if second != self._second:
             withheld = self._seen - self._per_second

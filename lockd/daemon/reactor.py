@@ -1,8 +1,8 @@
 """The reactor: one trio task that serves every descriptor that is ready.
 
-It waits for its own epoll descriptor and then serves all connections that are ready, one after the other.
-Measured, that halves the cost of a call under load against a task per connection. Signals, timers and worker
-threads are ordinary trio tasks beside it.
+It waits for an epoll descriptor of its own, and then serves all connections that are ready, one after the
+other. Under load this halves the cost of a call, compared with one task per connection (measured). Signals,
+timers and worker threads are ordinary trio tasks beside it.
 """
 
 import logging
@@ -17,31 +17,34 @@ import trio
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
 HUNG_UP: Final = select.EPOLLHUP | select.EPOLLERR
-"""Always reported, asked for or not (epoll_ctl(2))."""
+"""Reported for every watched descriptor, even if not asked for (epoll_ctl(2))."""
 
 _EAGER_POLLS: Final = 40
-"""How often to ask for the next call without sleeping, about a microsecond each. For a client that calls again at
-once, going to sleep and being woken costs more than the call (measured: 54 µs a call instead of 37)."""
+"""How many times to poll without sleeping before the daemon waits for the next call. A poll takes about a
+microsecond. Some clients send the next call at once; then going to sleep and being woken would cost more than
+the call itself (measured: 54 µs a call instead of 37)."""
 
 _LINGER: Final = 0.005
-"""Seconds to wait for the next call then, before going back to trio, whose scheduler's round costs more than an
-epoll_wait; what else is due waits for this long at most. A wait shorter than the kernel's tick costs more: it sets
-a timer for every call (measured: 35 µs a call instead of 27)."""
+"""How many seconds to wait in epoll_wait(2) after that, before control goes back to trio. One round of trio's
+scheduler costs more than an epoll_wait. Other tasks are delayed by this time at most. A wait that is shorter
+than the kernel's tick would cost more, as the kernel would set a timer for every call (measured: 35 µs a call
+instead of 27)."""
 
 _PATIENCE: Final = (*[0.0] * _EAGER_POLLS, _LINGER)
-
 _AT_ONCE: Final = (0.0,)
+"""The timeouts of the polls for the next events, in seconds: with waiting, and without."""
 
 _SLICE: Final = 0.005
-"""Seconds of serving after which the other tasks get their turn, however much there is to serve."""
+"""After how many seconds of serving the other tasks get a turn, even if more descriptors are ready."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """What is told that a descriptor is ready.
+    """Callback for a descriptor that is ready.
 
-    Compiled code calls a class's method directly, and needs no bound method for each of thousands of descriptors.
+    It is a base class and not a function, so that compiled code calls the method directly, and no bound
+    method is kept for each of thousands of descriptors.
     """
 
     __slots__ = ()
@@ -49,13 +52,16 @@ class Watcher:
     def on_ready(self, ready: int) -> None:
         """Serve the descriptor; this must not block.
 
-        :param ready: the events that are ready on it.
+        :param ready: the events that are ready, as a bit mask of ``READABLE``, ``WRITABLE`` and ``HUNG_UP``.
         """
         raise NotImplementedError
 
 
 class FunctionWatcher(Watcher):
-    """Tells a function."""
+    """Calls a function when a descriptor is ready.
+
+    :param function: the function. Its argument is the bit mask of the events that are ready.
+    """
 
     __slots__ = ("_function",)
 
@@ -63,24 +69,28 @@ class FunctionWatcher(Watcher):
         self._function = function
 
     def on_ready(self, ready: int) -> None:
-        """Call the function with the events."""
+        """Call the function. See ``Watcher.on_ready``."""
         self._function(ready)
 
 
 class Flushable(Watcher):
-    """What collects output until a turn ends."""
+    """A watcher that collects its output until the end of a turn."""
 
     __slots__ = ()
 
     def flush(self) -> None:
-        """Send it."""
+        """Send the collected output; this must not block."""
         raise NotImplementedError
 
 
 class Reactor:
-    """Watches descriptors and tells their watchers.
+    """Watches descriptors, and calls the watcher of each one that is ready.
 
-    :param before_serving: called before anybody is served, every few milliseconds.
+    In one turn, all descriptors that are ready are served; then the collected output is sent. Turns follow
+    one another without a pause until nothing is ready, or until ``_SLICE`` seconds have passed.
+
+    :param before_serving: called before such a series of turns, under load every few milliseconds. It must
+        not block.
     """
 
     def __init__(self, before_serving: Callable[[], None]) -> None:
@@ -95,39 +105,65 @@ class Reactor:
         self.watch(self._wake, READABLE, FunctionWatcher(self._on_wake))
 
     def watch(self, fd: int, events: int, watcher: Watcher) -> None:
-        """Tell ``watcher`` whenever one of ``events`` is ready on ``fd``.
+        """Begin to watch a descriptor.
 
+        :param fd: the descriptor. It stays the caller's. Before it is closed, ``forget`` has to be called.
+        :param events: the events to report, as a bit mask of ``READABLE`` and ``WRITABLE``. ``HUNG_UP`` is
+            always reported.
+        :param watcher: is called whenever an event is ready.
         :raises OSError: the descriptor cannot be watched (epoll_ctl(2)).
         """
         self._epoll.register(fd, events)
         self._watchers[fd] = watcher
 
     def change(self, fd: int, events: int) -> None:
-        """Watch for other events from now on. Without any, only a hang-up is reported."""
+        """Change the events that are reported for a descriptor.
+
+        :param fd: the watched descriptor.
+        :param events: the events to report from now on, as for ``watch``. With 0, only ``HUNG_UP`` is
+            reported.
+        :raises OSError: the descriptor is not watched (epoll_ctl(2)).
+        """
         self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
-        """Watch ``fd`` no more; before it is closed, as its number may be another file's at once."""
+        """Stop watching a descriptor.
+
+        Call this before the descriptor is closed: the kernel may give its number to another file at once.
+
+        :param fd: the watched descriptor.
+        :raises KeyError: the descriptor is not watched.
+        """
         del self._watchers[fd]
         self._epoll.unregister(fd)
         self._forgotten.add(fd)
 
     def again(self, serve: Callable[[], None]) -> None:
-        """Call ``serve`` in the next turn: it has more to do than one turn allows."""
+        """Call a function in the next turn, even if no descriptor is ready.
+
+        Used for work that would take too long in one turn.
+
+        :param serve: the function. It is called once, even if this method is called for it several times
+            before.
+        """
         self._leftover[serve] = None
         if self._waits:
-            # Another task asks, while no descriptor may be ready for a long time.
+            # Another task calls this while the reactor sleeps. No descriptor may be ready for a long time:
+            # wake it.
             os.eventfd_write(self._wake, 1)
 
     def _on_wake(self, _ready: int) -> None:
         os.eventfd_read(self._wake)
 
     def flush_later(self, connection: Flushable) -> None:
-        """Flush ``connection`` when all that is ready in this turn has been served."""
+        """Call ``flush`` of a connection at the end of this turn.
+
+        :param connection: the connection.
+        """
         self._unsent.append(connection)
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve all watched descriptors until cancelled."""
         while True:
             if self._leftover:
                 await trio.lowlevel.checkpoint()
@@ -150,14 +186,14 @@ class Reactor:
         return []
 
     def _turn(self) -> bool:
-        """Serve all that is ready once; return whether anything was."""
+        """Serve all descriptors that are ready. Return whether there was anything to do."""
         leftover, self._leftover = self._leftover, {}
         events = self._poll(_AT_ONCE if leftover else _PATIENCE)
         self._serve(events)
         if len(events) > 1:
-            # Of those who got their replies at the end of the last turn, most have called by now: all are served
-            # before the first is woken by a reply (measured: 3 % more calls with 16 clients). Who calls alone
-            # would wait for it.
+            # Most clients that got a reply at the end of the last turn have sent their next call by now. A
+            # second poll finds these calls too, so that they are served before a reply wakes the first client
+            # (measured: 3 % more calls with 16 clients). With a single client it would only delay the reply.
             self._serve(self._epoll.poll(0))
         for serve in leftover:
             serve()
@@ -170,11 +206,12 @@ class Reactor:
     def _serve(self, events: list[tuple[int, int]]) -> None:
         self._forgotten.clear()
         for fd, ready in events:
-            # An earlier watcher of this turn may have closed the descriptor, and its number may be another's.
+            # A watcher that was called before may have closed the descriptor; its number may be another
+            # file's now.
             if fd in self._forgotten:
                 continue
             try:
                 self._watchers[fd].on_ready(ready)
             except Exception:
-                # A fault of one watcher must not end the daemon, and all locks with it.
+                # A bug in one watcher must not end the daemon, as all locks would end with it.
                 _logger.exception("descriptor %d could not be served", fd)

@@ -1,6 +1,6 @@
-"""A server: a listening socket, the clients that came through it, and the programs that they may call.
+"""A server: its listening sockets, the clients that connected to them, and the programs that these may call.
 
-A daemon has two, as virtlockd has: ``virtlockd`` for locks and ``admin`` for administration.
+A daemon has two servers, as virtlockd has: ``virtlockd`` for locks and ``admin`` for administration.
 """
 
 import errno
@@ -20,13 +20,13 @@ from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, with
 
 LOCK_SERVER: Final = "virtlockd"
 ADMIN_SERVER: Final = "admin"
-"""The servers' names, as virt-admin shows them."""
+"""The names of the servers, as virt-admin shows them."""
 
 _ACCEPTED_PER_TURN: Final = 64
 _OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 ProgramKey: TypeAlias = tuple[int, int]
-"""Number and version."""
+"""The number and the version of a program."""
 
 _REFUSALS_PER_SECOND: Final = 100
 
@@ -35,22 +35,23 @@ _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 
 
 class Handler:
-    """Answers the calls of one procedure. A base class, so that compiled code calls it directly."""
+    """Answers the calls of one procedure. A base class, so that mypyc calls it directly."""
 
     def answer(self, session: Session, call: Frame) -> Reply:
         """Answer a call.
 
-        :param session: the client that made it.
+        :param session: the client that sent the call.
         :param call: the call.
-        :returns: the bytes of the reply, ``NO_REPLY``, or ``LATER`` where ``Session.finish`` sends them later.
+        :returns: the bytes of the reply, ``NO_REPLY``, or ``LATER`` if the reply is passed to
+            ``Session.finish`` later.
         """
         raise NotImplementedError
 
 
 class FunctionHandler(Handler):
-    """Answers with a function.
+    """Answers the calls of one procedure with a function.
 
-    :param function: takes the client and the call, and returns the reply.
+    :param function: does what ``Handler.answer`` does.
     """
 
     def __init__(self, function: Callable[[Session, Frame], Reply]) -> None:
@@ -62,26 +63,33 @@ class FunctionHandler(Handler):
 
 
 class Program(Protocol):
-    """The procedures that a server's clients can call.
+    """A set of procedures that the clients of a server can call.
 
-    :ivar key: the program's number and version.
-    :ivar handlers: what answers each procedure, by the procedure's number.
+    :ivar key: the number and the version of the program.
+    :ivar handlers: the handlers of its procedures, by the procedures' numbers.
     """
 
     @property
     def key(self) -> ProgramKey:
-        """The program's number and version."""
+        """The number and the version of the program."""
 
     @property
     def handlers(self) -> Mapping[int, Handler]:
-        """What answers each procedure, by the procedure's number."""
+        """The handlers of its procedures, by the procedures' numbers."""
 
 
 @dataclass
 class Limits:
-    """What ``virt-admin`` shows and sets of a server.
+    """The limits of a server, as ``virt-admin`` shows and sets them.
 
-    lockd has no pool of workers and no authentication; it keeps the numbers, as virtlockd does.
+    Only ``max_clients`` has an effect. lockd has no pool of workers and no authentication, but stores the
+    other numbers, as virtlockd does.
+
+    :ivar max_clients: how many clients may be connected at the same time.
+    :ivar max_anonymous_clients: how many of them may be unauthenticated.
+    :ivar min_workers: the least size of the pool of workers.
+    :ivar max_workers: the largest size of the pool of workers.
+    :ivar priority_workers: the number of workers for calls that cannot block.
     """
 
     max_clients: int
@@ -92,11 +100,22 @@ class Limits:
 
 
 class Server(Service):
-    """Accepts clients and hands their calls to programs.
+    """Accepts clients, and passes their calls to the handlers of its programs.
 
-    :ivar configured: the limits that nobody has changed at run time.
+    :param name: the name of the server.
+    :param reactor: serves the listening sockets and the clients.
+    :param limits: the limits at the start.
+    :param payload_kept: how many bytes of a call's payload are kept; no procedure of its programs has longer
+        arguments.
+    :param on_end: is called with each session whose connection is being closed, except at the end of the
+        daemon.
+    :ivar name: the name of the server.
+    :ivar limits: the limits in force. They may be changed at any time; ``update_accepting`` applies them.
+    :ivar configured: the limits at the start, to tell which ones were changed at run time.
+    :ivar payload_kept: see the parameter.
     :ivar sessions: the connected clients, by their numbers.
-    :ivar payload_kept: bytes of a call's payload that any of the programs can have arguments in.
+    :ivar next_client_id: the number of the next client.
+    :ivar listeners: the listening sockets.
     """
 
     def __init__(
@@ -122,7 +141,7 @@ class Server(Service):
         self._accepting = False
 
     def add_program(self, program: Program) -> None:
-        """Let clients call a program.
+        """Let clients call the procedures of a program.
 
         :param program: the program.
         """
@@ -133,7 +152,11 @@ class Server(Service):
     # Clients
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept clients on ``listener``, which listens already, as long as the limits allow."""
+        """Accept clients on a listening socket, as long as the limits allow.
+
+        :param listener: the socket; it listens already. ``hang_up`` closes it.
+        :raises OSError: the socket cannot be watched (epoll_ctl(2)).
+        """
         listener.setblocking(False)
         self.listeners.append(listener)
         self._reactor.watch(
@@ -142,7 +165,10 @@ class Server(Service):
         self.update_accepting()
 
     def update_accepting(self) -> None:
-        """Accept, or stop accepting, as the limits say now. Those who wait stay in the socket's queue."""
+        """Accept clients if there are fewer than ``limits.max_clients``, otherwise stop accepting.
+
+        Clients that are not accepted stay in the queue of the listening socket.
+        """
         self._set_accepting(accepting=len(self.sessions) < self.limits.max_clients)
 
     def _set_accepting(self, *, accepting: bool) -> None:
@@ -161,7 +187,8 @@ class Server(Service):
                     break
                 except OSError as error:
                     if error.errno in _OUT_OF_DESCRIPTORS:
-                        # Until a client leaves: its descriptor is the next one's.
+                        # ``update_accepting`` resumes: when a client leaves, and from the daemon's
+                        # housekeeping.
                         _logger.error("no further clients can be accepted: %s", os.strerror(error.errno))
                         self._set_accepting(accepting=False)
                     break
@@ -171,7 +198,8 @@ class Server(Service):
     def _admit(self, connection: socket.socket) -> None:
         session = Session(self, self._reactor, connection, self.next_client_id)
         if session.peer_uid != os.geteuid():
-            # A lock is worth what its daemon's word is worth: nobody else's processes may end it.
+            # Any client can register as any owner. So a process of another user could release this user's
+            # locks.
             _logger.warning(
                 "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
                 session.peer_uid,
@@ -185,7 +213,11 @@ class Server(Service):
         self.adopt(session)
 
     def adopt(self, session: Session) -> None:
-        """Serve a client that is connected already."""
+        """Serve a session whose client is connected and accepted.
+
+        :param session: the session, not started.
+        :raises OSError: its connection cannot be watched (epoll_ctl(2)).
+        """
         self.sessions[session.id] = session
         _logger.debug("client %d of %s is pid %d", session.id, self.name, session.peer_pid)
         session.start()
@@ -193,7 +225,7 @@ class Server(Service):
             self._set_accepting(accepting=False)
 
     def ended(self, session: Session) -> None:
-        """Forget a client whose connection ends."""
+        """Forget a client whose connection is being closed. See ``Service.ended``."""
         del self.sessions[session.id]
         _logger.debug("client %d of %s is gone", session.id, self.name)
         self._on_end(session)
@@ -201,10 +233,11 @@ class Server(Service):
             self.update_accepting()
 
     def hang_up(self) -> None:
-        """End all connections at once, as the daemon ends.
+        """Close all listening sockets and connections at the end of the daemon.
 
-        The process may go on for as long as a file server hangs: a thread that waits for one cannot be killed,
-        and keeps every descriptor open. No client and no other daemon is to wait for that.
+        The process may live on after the daemon has ended: a thread that waits for a hung file server cannot
+        be killed, and keeps all descriptors of the process open. No client and no other daemon may have to
+        wait for that.
         """
         for listener in self.listeners:
             listener.close()
@@ -215,7 +248,7 @@ class Server(Service):
 
     def answer(self, session: Session, call: Frame) -> Reply:
         """Answer a frame. See ``Service.answer``."""
-        # One look-up finds the handler of a well-formed call. Its header's numbers are not looked at.
+        # For a valid call, one look-up finds the handler; the fields of the header need not be decoded.
         handler = self._handlers.get(call.kind)
         if handler is not None and call.is_ok:
             return handler.answer(session, call)
@@ -234,12 +267,23 @@ class Server(Service):
 
 
 def error_reply(call: Frame, error: ErrorReply) -> bytes:
-    """Return the bytes of an ERROR reply."""
+    """Encode an error reply.
+
+    :param call: the call that is answered.
+    :param error: the error.
+    :returns: the bytes of the reply.
+    """
     return encode_reply(call, error.encode(), Status.ERROR)
 
 
 def refuse(session: Session, call: Frame, error: ErrorReply) -> bytes:
-    """Log an error as virtlockd does, and return the bytes of its reply."""
+    """Log an error as virtlockd does, and encode the reply. The number of log messages per second is limited.
+
+    :param session: the client that sent the call.
+    :param call: the call that is answered.
+    :param error: the error.
+    :returns: the bytes of the reply.
+    """
     if _refusals.allows():
         who = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
         _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)

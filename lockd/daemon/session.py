@@ -1,4 +1,7 @@
-"""A session: one client's connection, from its bytes to its replies."""
+"""A session: the connection of one client.
+
+It reads calls, has the server answer them, and sends the replies.
+"""
 
 import logging
 import os
@@ -13,25 +16,29 @@ from lockd.linux.peers import credentials_of
 from lockd.wire.frames import Frame, FrameError, FrameReader
 
 Reply: TypeAlias = bytes | None
-"""What a call is answered with: the bytes to send, ``NO_REPLY`` or ``LATER``."""
+"""The answer to a frame: the bytes to send, ``NO_REPLY`` or ``LATER``."""
 
 NO_REPLY: Final = b""
 """The frame is not answered."""
 
 LATER: Final = None
-"""The call is answered when a worker thread is done with it: by ``Session.finish``."""
+"""A worker thread is busy with the call. ``Session.finish`` sends the reply when that is done."""
 
 _RECEIVE_BYTES: Final = 65536
+"""How many bytes are read at once if a part of a frame has arrived already."""
+
 _FIRST_BYTES: Final = 478
-"""How much is read first. Most calls are shorter, and Python keeps a bytes object of this size in 512 bytes, which need
-no malloc(3) (measured: a thirtieth of a call's instructions)."""
+"""How many bytes are read at once otherwise. Most calls are shorter. A bytes object of this size takes 512
+bytes, which Python allocates without malloc(3); that saves a thirtieth of a call's instructions
+(measured)."""
+
 _CALLS_PER_TURN: Final = 32
-"""Calls that one connection has answered before the others get their turn, however many it sends at once."""
+"""How many calls of one connection are answered in one turn, before the other connections are served."""
 
 _read: Final = os.read
 _write: Final = os.write
 
-# Members of an enumeration take several times as long to look up.
+# Looking up a global is several times as fast as looking up a member of an enumeration.
 _READING: Final = SessionState.READING
 _BEHIND: Final = SessionState.BEHIND
 _CLOSED: Final = SessionState.CLOSED
@@ -40,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Callbacks that a Session makes into its Server. A base class, so that compiled code calls them directly.
+    """Callbacks that a Session makes into its Server. A base class, so that mypyc calls them directly.
 
     :ivar name: the server's name, for the log.
     :ivar payload_kept: how many bytes of a call's payload are kept; see ``FrameReader``.
@@ -55,12 +62,13 @@ class Service:
         :param session: the client that sent it.
         :param call: the frame.
         :returns: the bytes of the reply, ``NO_REPLY`` or ``LATER``.
-        :raises FrameError: the rest of the stream cannot be understood any more.
+        :raises FrameError: the frame announces descriptors. The rest of the stream cannot be understood, and
+            the connection has to be closed.
         """
         raise NotImplementedError
 
     def ended(self, session: "Session") -> None:
-        """Forget a client whose connection ends.
+        """Forget a client whose connection is being closed.
 
         :param session: the client.
         """
@@ -68,24 +76,26 @@ class Service:
 
 
 class Session(Flushable):
-    """One client's connection. Its calls are answered in order, one at a time.
+    """The connection of one client. Its calls are answered in order, one at a time.
 
-    ``SessionState`` tells what it does when.
+    ``SessionState`` describes the states of a session.
 
-    :param server: whose client it is.
-    :param reactor: what tells when the connection is ready.
-    :param connection: the connected socket. The session takes its descriptor over.
+    :param server: the server that the client belongs to.
+    :param reactor: calls the session when the connection is ready.
+    :param connection: the connected socket, non-blocking. The session detaches its descriptor, and closes it
+        later.
     :param number: the server's number for the connection, counted from 1.
     :ivar fd: the descriptor of the connection.
     :ivar id: the server's number for the connection.
-    :ivar connected_at: when it was made, in seconds since the epoch.
-    :ivar peer_pid: the process that connected; 0 where it is in a pid namespace that the daemon cannot see.
-    :ivar peer_uid: the user of that process.
-    :ivar peer_gid: the group of that process.
-    :ivar reader: cuts what arrives into frames.
-    :ivar owner: for whom the client acquires and releases, once it has registered.
-    :ivar restricted: whether the client has given up all further lock calls.
-    :ivar waiting_call: the call that a worker thread is busy with.
+    :ivar connected_at: when the client connected, in seconds since the epoch.
+    :ivar peer_pid: the pid of the process that connected; 0 if it is in a pid namespace that the daemon
+        cannot see.
+    :ivar peer_uid: the user id of that process.
+    :ivar peer_gid: the group id of that process.
+    :ivar reader: cuts the received bytes into frames.
+    :ivar owner: the owner that the client acquires and releases for; None until it has registered one.
+    :ivar restricted: whether the client has called RESTRICT. Its further lock calls are refused.
+    :ivar waiting_call: the call that a worker thread is busy with, or None.
     """
 
     __slots__ = (
@@ -116,7 +126,7 @@ class Session(Flushable):
         self.peer_pid = peer.pid
         self.peer_uid = peer.uid
         self.peer_gid = peer.gid
-        # A socket object would take 0.4 MB more with 4000 guests, and only the descriptor is needed.
+        # Only the descriptor is needed. With 4000 guests, socket objects would take 0.4 MB more.
         self.fd = connection.detach()
         self.reader = FrameReader(server.payload_kept)
         self.owner: OwnerProcess | None = None
@@ -124,26 +134,30 @@ class Session(Flushable):
         self.waiting_call: Frame | None = None
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve the connection.
+
+        :raises OSError: the connection cannot be watched (epoll_ctl(2)).
+        """
         self._reactor.watch(self.fd, READABLE, self)
 
     def is_open(self) -> bool:
-        """Return whether the connection has not ended."""
+        """Return whether the connection is open."""
         return self._state is not _CLOSED
 
     @property
     def unsent(self) -> bytes:
-        """The replies, or the rest of one, that the client has not read yet."""
+        """The bytes of replies that are not sent yet. They may begin within a reply."""
         return self._output
 
     def resume(self, call: Frame | None, unsent: bytes) -> None:
-        """Go on where the program before this one stopped.
+        """Continue a session of the program before this one, after a live upgrade.
 
-        :param call: the call that had not been answered, if any. It is put again.
-        :param unsent: what had not been sent.
+        :param call: the call that a worker thread was busy with or had yet to begin, or None. It is served
+            anew.
+        :param unsent: the bytes of replies that were not sent.
         """
         self._output = unsent
-        # Further calls may have arrived.
+        # The reader may hold further calls.
         self._state = _BEHIND
         if call is not None:
             self._serve(call)
@@ -151,13 +165,13 @@ class Session(Flushable):
         self._reactor.again(self._serve_on)
 
     def on_ready(self, ready: int) -> None:
-        """Serve the connection.
+        """Serve the connection. See ``Watcher.on_ready``.
 
-        :param ready: the events that are ready on it; 0 to go on with what has arrived already.
+        :param ready: the events that are ready; 0 to answer calls that were read before.
         """
         try:
             if ready & READABLE:
-                # A client that sends faster than it is served is read no faster.
+                # In the other states nothing is read, so that a client cannot send faster than it is served.
                 if self._state is _READING:
                     self._receive()
             elif ready & WRITABLE:
@@ -168,11 +182,11 @@ class Session(Flushable):
                 self._serve(self.reader.next_frame())
         except FrameError as error:
             _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
-            # The calls before this one were done: their replies are due.
+            # Replies to the calls before the invalid frame are still due.
             self.flush()
             self.close()
         except Exception:
-            # A fault of the daemon's own costs this connection, and not the locks of all others.
+            # A bug in the daemon ends this connection only. The locks of all other clients stay.
             _logger.exception("client %d of %s could not be served", self.id, self._server.name)
             self.close()
 
@@ -189,10 +203,11 @@ class Session(Flushable):
             self.close()
 
     def _serve(self, call: Frame | None) -> None:
-        """Answer a call and those that have arrived behind it, as many as one turn allows.
+        """Answer a call and the calls that arrived behind it, ``_CALLS_PER_TURN`` at most.
 
-        Replies are sent at the end of the turn. Sending wakes the peer, which costs more than all the rest of a
-        call. Of peers that are woken together, most have called again before they are asked.
+        The replies are sent at the end of the turn. Sending a reply wakes the client, which costs more than
+        the rest of the call. If many clients are woken at the same time, most of them have sent their next
+        call when the reactor polls again.
         """
         served = 0
         while call is not None:
@@ -221,7 +236,9 @@ class Session(Flushable):
         self.on_ready(0)
 
     def finish(self, reply: bytes) -> None:
-        """Send the reply to the waiting call, and go on with the next one.
+        """Send the reply to ``waiting_call``, and continue with the next call.
+
+        No effect if the connection is closed.
 
         :param reply: the bytes of the reply.
         """
@@ -233,7 +250,7 @@ class Session(Flushable):
             self._reactor.again(self._serve_on)
 
     def flush(self) -> None:
-        """Send what waits to be sent, as far as the client reads it."""
+        """Send the waiting replies, as far as the socket takes them. See ``Flushable.flush``."""
         output = self._output
         if self._state is _CLOSED or not output:
             return
@@ -262,12 +279,15 @@ class Session(Flushable):
             self._reactor.change(self.fd, watched)
 
     def hang_up(self) -> None:
-        """End the connection without telling the server."""
+        """Close an open connection without a call to the server or the reactor.
+
+        For a session that was never started, and for the end of the daemon, when the reactor has stopped.
+        """
         self._state = _CLOSED
         os.close(self.fd)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection, and have the server forget the session; no effect if it is closed."""
         if self._state is not _CLOSED:
             self._state = _CLOSED
             self._reactor.forget(self.fd)

@@ -1,4 +1,4 @@
-"""The states of a session, and which event leads from one to another."""
+"""The states of a session, and the events that change them."""
 
 from enum import Enum
 from typing import Final
@@ -7,30 +7,34 @@ from lockd.daemon.reactor import READABLE, WRITABLE
 
 
 class SessionState(Enum):
-    """What a session does with its connection."""
+    """The state of a session."""
 
     READING = "reading"
-    """It reads, and serves what it reads."""
+    """Calls are read and answered."""
 
     BEHIND = "behind"
-    """More calls have arrived than one turn of the reactor allows. They are served in the next turn, and nothing is read
-    before."""
+    """More calls have arrived than may be answered in one turn of the reactor. They are answered in the next
+    turns. Nothing more is read before that."""
 
     WAITING = "waiting"
-    """A worker thread is busy with a call. Nothing is read before that is done."""
+    """A worker thread is busy with a call. Nothing more is read before that call is answered."""
 
     UNREAD = "unread"
-    """The client does not read its replies. It is not read from either, so not more than the replies of one turn wait."""
+    """The client does not read its replies. Nothing more is read from it, so the unsent replies are at most
+    those of one turn."""
 
     WAITING_UNREAD = "waiting, unread"
-    """Both: a worker thread is busy with a call, and the client does not read the replies to the calls before."""
+    """A worker thread is busy with a call, and the client does not read the replies to its earlier calls."""
 
     CLOSED = "closed"
     """The connection has ended."""
 
 
 class SessionEvent(Enum):
-    """What changes a session's state. Every state ends with ``CLOSED`` when the connection is closed."""
+    """An event that may change the state of a session.
+
+    The end of the connection is not an event: it leads from every state to ``CLOSED``.
+    """
 
     TURN_USED_UP = "as many calls were served as one turn allows"
     ALL_SERVED = "every call that has arrived is served"
@@ -58,19 +62,21 @@ TRANSITIONS: Final = {
     (_S.WAITING_UNREAD, _E.REPLIES_STUCK): _S.WAITING_UNREAD,
     (_S.UNREAD, _E.REPLIES_SENT): _S.BEHIND,
     (_S.WAITING_UNREAD, _E.REPLIES_SENT): _S.WAITING,
-    # Replies that are sent at once change nothing.
+    # If the replies are sent without a delay, the state stays the same.
     (_S.READING, _E.REPLIES_SENT): _S.READING,
     (_S.BEHIND, _E.REPLIES_SENT): _S.BEHIND,
     (_S.WAITING, _E.REPLIES_SENT): _S.WAITING,
 }
-"""The next state, by the present one and what happens. What is not listed cannot happen."""
+"""The next state, by the present state and the event. Pairs that are not listed cannot occur."""
 
 WATCHED: Final = {
     _S.READING: READABLE,
-    # Watching for something else for one turn costs two system calls. What is reported meanwhile is ignored.
+    # Changing the watched events for one turn would cost two system calls. Instead, the event is ignored in
+    # this state.
     _S.BEHIND: READABLE,
     _S.WAITING: 0,
     _S.UNREAD: WRITABLE,
     _S.WAITING_UNREAD: WRITABLE,
 }
-"""The events that a session watches for, by its state. A hang-up is reported in all of them (epoll_ctl(2))."""
+"""The events that the reactor reports for the connection, by the state. A hang-up is always reported
+(epoll_ctl(2))."""

@@ -1,8 +1,9 @@
 """System calls that may block, each in a worker thread.
 
-Each slow file system has its own few threads, so that one dead server cannot use up those of another
-(Invariant 3). A live upgrade waits until none of them is busy: execve(2) waits for all other threads to end, and
-one that waits for a hung server may end only when that answers. All clients would wait with it.
+Each slow file system has a limited number of threads of its own, so that a dead server cannot use up the
+threads of another one (Invariant 3). A live upgrade begins only when no thread is busy: execve(2) waits until
+all other threads of the process have ended, and a thread that waits for a hung server may end only when the
+server answers. All clients would have to wait for that.
 """
 
 import logging
@@ -17,39 +18,46 @@ import trio
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_THREADS_PER_MOUNT: Final = 16
+_THREADS_PER_QUEUE: Final = 16
+"""How many calls of one queue, such as a slow file system, may be under way."""
 
 _HUNG_SECONDS: Final = 1.0
-"""A call that takes longer is one that nobody knows the end of."""
+"""A call that takes longer than this, in seconds, is hung: it may never return."""
 
 _logger = logging.getLogger(__name__)
 
 
 class SlowCalls:
-    """Runs what may block."""
+    """Runs calls that may block in worker threads."""
 
     def __init__(self) -> None:
         self._limiters: dict[str, trio.CapacityLimiter] = {}
-        # The number of threads is limited by mount; trio's own limit would be one for all.
+        # trio's default limiter has one limit for all threads. Here, each queue has a limit of its own.
         self._unlimited = trio.CapacityLimiter(math.inf)
         self._under_way: dict[object, tuple[str, float]] = {}
         self._ended = trio.Event()
         self._may_begin = trio.Event()
         self._may_begin.set()
 
-    async def run(self, mount: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what may block on the file system at ``mount`` in a thread.
+    async def run(self, queue: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in a worker thread, as soon as its file system has a thread free.
 
-        A hung one is left behind when the daemon ends.
+        If the caller is cancelled, as at the end of the daemon, a hung thread is abandoned.
+
+        :param queue: what the function may wait for, such as a mount point (``Later.queue``).
+        :param work: the function. It must be safe to run in a thread.
+        :param args: its positional arguments.
+        :param kwargs: its keyword arguments.
+        :returns: what the function returns. What it raises is raised here.
         """
-        limiter = self._limiters.get(mount)
+        limiter = self._limiters.get(queue)
         if limiter is None:
-            limiter = self._limiters[mount] = trio.CapacityLimiter(_THREADS_PER_MOUNT)
+            limiter = self._limiters[queue] = trio.CapacityLimiter(_THREADS_PER_QUEUE)
         async with limiter:
             while not self._may_begin.is_set():
                 await self._may_begin.wait()
             call = object()
-            self._under_way[call] = (mount, trio.current_time())
+            self._under_way[call] = (queue, trio.current_time())
             try:
                 return await trio.to_thread.run_sync(
                     partial(work, *args, **kwargs), limiter=self._unlimited, abandon_on_cancel=True
@@ -60,9 +68,11 @@ class SlowCalls:
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """Let no call begin within the block, which a live upgrade is; wait until none is under way before.
+        """Wait until no call is under way, and let none begin within the block. Used for a live upgrade.
 
-        However long that takes, calls are held up for a second at most: only once all that hung have ended.
+        While this waits, new calls are delayed by ``_HUNG_SECONDS`` at most, and only when no call hangs. If
+        a call then turns out to hang, new calls may begin again, and all this is repeated once the hung calls
+        have returned.
         """
         while True:
             await self._all_hung_ended()
@@ -79,6 +89,7 @@ class SlowCalls:
             self._may_begin.set()
 
     async def _all_hung_ended(self) -> None:
+        """Wait until no call hangs, and log the queues of those that do."""
         named: set[str] = set()
         while hung := self._hung():
             if not hung <= named:
@@ -89,10 +100,11 @@ class SlowCalls:
             await self._next_end()
 
     def _hung(self) -> set[str]:
-        """Return the mounts on which a call has not returned for so long that it may never do."""
+        """Return the queues of the calls that hang."""
         latest = trio.current_time() - _HUNG_SECONDS
-        return {mount for mount, began in self._under_way.values() if began <= latest}
+        return {queue for queue, began in self._under_way.values() if began <= latest}
 
     async def _next_end(self) -> None:
+        """Wait until a call returns."""
         self._ended = trio.Event()
         await self._ended.wait()

@@ -1,6 +1,7 @@
-"""systemd: sockets that it hands over, and what it is told of the daemon.
+"""systemd: socket activation, notifications and the watchdog.
 
-Without systemd all of this does nothing; its library is imported only where it is needed, as that takes time.
+If systemd has not started the daemon, these functions do nothing. The systemd library is imported only when
+it is needed, because the import takes time.
 """
 
 import logging
@@ -24,9 +25,11 @@ _logger = logging.getLogger(__name__)
 
 
 def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
-    """Return the listening sockets that were handed over, by their names.
+    """Return the listening sockets that systemd passed to this process.
 
-    Where names are missing, the address tells which is which.
+    :param addresses: the addresses of the daemon. They identify a socket that has none of the expected names.
+    :returns: the sockets, by ``LOCK_SOCKET`` and ``ADMIN_SOCKET``; empty if systemd passed none. The caller
+        closes them.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
@@ -43,7 +46,10 @@ def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
 
 
 def notify(*lines: str) -> None:
-    """Tell systemd of the daemon's state (sd_notify(3))."""
+    """Send the daemon's state to systemd (sd_notify(3)). If that fails, it is logged.
+
+    :param lines: the assignments to send, for example ``READY=1``.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -57,21 +63,21 @@ def notify(*lines: str) -> None:
 
 @cache
 def _notify_socket() -> socket.socket:
-    """Return the one socket to tell systemd by.
+    """Return the socket for notifications. It is opened once and never closed.
 
-    libsystemd opens one each time. When there are no descriptors left, the watchdog would go hungry then, and
-    systemd would end the daemon, and all locks with it.
+    libsystemd opens a socket for each notification. If the daemon had run out of descriptors, it could then
+    not notify the watchdog, and systemd would kill it. All locks would be lost.
     """
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 def notify_reloading() -> None:
-    """Tell systemd that the daemon is being replaced; READY=1 ends that (sd_notify(3))."""
+    """Tell systemd that a live upgrade begins. ``READY=1`` means that it is done (sd_notify(3))."""
     notify("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
 
 def stop_watchdog() -> None:
-    """Have systemd expect no food for its watchdog: virtlockd does not know that it should feed one.
+    """Disable the watchdog before virtlockd replaces the program: virtlockd does not notify a watchdog.
 
     Otherwise systemd would kill it, and all locks would be lost.
     """
@@ -80,13 +86,19 @@ def stop_watchdog() -> None:
 
 
 def start_watchdog() -> None:
-    """Have systemd expect food again. The environment tells how often, as it did the first program."""
+    """Re-arm the watchdog, with the interval that is in the environment (sd_watchdog_enabled(3))."""
     if _watchdog_seconds() is not None:
         notify(f"WATCHDOG_USEC={os.environ['WATCHDOG_USEC']}")
 
 
 async def feed_watchdog(reactor: Reactor) -> None:
-    """Feed systemd's watchdog, where it is on, from within the reactor: if that is stuck, it goes hungry."""
+    """Notify systemd's watchdog until cancelled; return at once if there is none.
+
+    The notifications are sent from within the reactor. If the reactor is stuck, they stop, and systemd
+    restarts the daemon.
+
+    :param reactor: the reactor.
+    """
     seconds = _watchdog_seconds()
     if seconds is None:
         return
@@ -100,12 +112,12 @@ async def feed_watchdog(reactor: Reactor) -> None:
     start_watchdog()
     while True:
         os.eventfd_write(bell, 1)
-        # Half the time is what sd_watchdog_enabled(3) recommends.
+        # sd_watchdog_enabled(3) recommends a notification every half of the interval.
         await trio.sleep(seconds / 2)
 
 
 def _watchdog_seconds() -> float | None:
-    """Return how often the watchdog has to be fed at least, or None where there is none."""
+    """Return the watchdog's interval in seconds, or None if there is no watchdog for this process."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

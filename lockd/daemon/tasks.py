@@ -1,4 +1,7 @@
-"""Tasks beside the reactor, none of which may take the daemon, and with it all locks, down."""
+"""Tasks beside the reactor.
+
+An exception in one of them must not end the daemon, as all locks would end with it.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,13 +15,20 @@ _logger = logging.getLogger(__name__)
 
 
 class Tasks:
-    """Starts tasks in a nursery. A fault in one is logged, and ends that task alone."""
+    """Starts tasks in a nursery. An exception in a task is logged, and ends only that task.
+
+    :param nursery: the nursery.
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
 
     def start(self, function: Callable[[*Arguments], Awaitable[None]], *arguments: *Arguments) -> None:
-        """Run ``function`` as a task of its own."""
+        """Run a function as a task of its own.
+
+        :param function: the async function.
+        :param arguments: its arguments.
+        """
         self._nursery.start_soon(_run, function, arguments)
 
 
@@ -26,4 +36,4 @@ async def _run(function: Callable[[*Arguments], Awaitable[None]], arguments: tup
     try:
         await function(*arguments)
     except Exception:
-        _logger.exception("a task of the daemon's own failed; it goes on without")
+        _logger.exception("a task of the daemon failed; the daemon goes on without it")

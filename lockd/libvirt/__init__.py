@@ -1,4 +1,4 @@
-"""libvirt's files: its configuration syntax, its paths, and the state document that virtlockd reads and writes.
+"""Files of libvirt: the syntax of its configuration, its paths, and the state document of virtlockd.
 
-No module in here imports anything of lockd outside this package.
+No module of this package imports anything of lockd from outside it.
 """

@@ -1,4 +1,4 @@
-"""Where a daemon and its clients meet: the paths of sockets and files, for root and for a user."""
+"""The paths of a daemon's sockets and files, for root and for other users."""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Addresses:
-    """The paths of one daemon: root's or a user's, the same as virtlockd's."""
+    """The paths of one daemon: that of root or of another user. They are the same as virtlockd's.
+
+    :ivar socket: the socket of the lock program.
+    :ivar admin_socket: the socket of the admin program and the status program.
+    :ivar pid_file: the file with the daemon's pid.
+    :ivar state_file: the file of the state document.
+    :ivar config_directory: the directory of the configuration files.
+    """
 
     socket: Path
     admin_socket: Path
@@ -17,7 +24,7 @@ class Addresses:
 
     @property
     def config_file(self) -> Path:
-        """The daemon's own configuration."""
+        """The configuration file of the daemon."""
         return self.config_directory / "virtlockd.conf"
 
 

@@ -1,7 +1,7 @@
-"""libvirt's configuration syntax: one ``key = value`` a line.
+"""The syntax of libvirt's configuration files: one ``key = value`` on each line.
 
-A value is a number, a text in double or single quotes, or a list of those in brackets, which may go over
-several lines; ``#`` begins a comment.
+A value is a number, a text in single or double quotes, or a list of numbers and texts in brackets. A list may
+extend over several lines. A ``#`` begins a comment.
 """
 
 import re
@@ -18,11 +18,14 @@ _TEXT = re.compile(r'"""(?P<long>.*?)"""|"(?P<double>[^"\n]*)"|\'(?P<single>[^\'
 
 
 class ConfError(ValueError):
-    """A file cannot be read, does not follow the syntax, or sets a value of the wrong kind.
+    """A file cannot be read, does not follow the syntax, or has a value of the wrong type.
 
-    Its text is one line for the user: the file and the line, as far as they are known, and what is wrong.
+    The message is one line for the user. It has the file and the line, if they are known, and the reason.
 
-    :ivar line: the line, counted from 1; 0 where the file cannot be read.
+    :param message: the reason.
+    :param line: the line, counted from 1; 0 if there is none.
+    :param path: the file; None if it is not known.
+    :ivar line: see the parameter.
     """
 
     def __init__(self, message: str, line: int, path: Path | None = None) -> None:
@@ -32,10 +35,10 @@ class ConfError(ValueError):
 
 
 class Conf:
-    """The settings of a configuration file. Keys that nobody asks for are no error.
+    """The settings of a configuration file. Unknown keys are not an error.
 
-    :param values: the value of each key, and its line.
-    :param path: the file, for error messages; None where the text came from elsewhere.
+    :param values: for each key, its value and its line.
+    :param path: the file, for error messages; None if the text is not from a file.
     """
 
     def __init__(self, values: dict[str, tuple[Value, int]], path: Path | None = None) -> None:
@@ -46,10 +49,13 @@ class Conf:
         return key in self._values
 
     def number(self, key: str, default: int, maximum: int | None = None) -> int:
-        """Return a number, 0 or more.
+        """Return the value of a setting that is a number, 0 or more.
 
-        :param maximum: the largest one that has a meaning.
-        :raises ConfError: the value is something else.
+        :param key: the key.
+        :param default: the value if the key is not set.
+        :param maximum: the largest valid value; None for no limit.
+        :returns: the value.
+        :raises ConfError: the value is not a number, or is out of range.
         """
         value, line = self._values.get(key, (default, 0))
         if not isinstance(value, int) or value < 0 or (maximum is not None and value > maximum):
@@ -58,9 +64,12 @@ class Conf:
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:
-        """Return a setting that is 0 or 1.
+        """Return the value of a setting that is 0 or 1.
 
-        :raises ConfError: the value is something else.
+        :param key: the key.
+        :param default: the value if the key is not set.
+        :returns: whether the value is 1.
+        :raises ConfError: the value is neither 0 nor 1.
         """
         value, line = self._values.get(key, (int(default), 0))
         if value not in (0, 1):
@@ -68,9 +77,11 @@ class Conf:
         return value == 1
 
     def text(self, key: str) -> str | None:
-        """Return a text, or None where it is not set.
+        """Return the value of a setting that is a text.
 
-        :raises ConfError: the value is something else.
+        :param key: the key.
+        :returns: the value, or None if the key is not set.
+        :raises ConfError: the value is not a text.
         """
         if key not in self._values:
             return None
@@ -81,10 +92,10 @@ class Conf:
 
 
 def read(path: Path) -> Conf | None:
-    """Return the settings of a file.
+    """Read a configuration file.
 
     :param path: the file.
-    :returns: the settings, or None where there is no such file.
+    :returns: the settings, or None if the file does not exist.
     :raises ConfError: the file cannot be read, or does not follow the syntax.
     """
     try:
@@ -97,10 +108,12 @@ def read(path: Path) -> Conf | None:
 
 
 def parse(text: str, path: Path | None = None) -> Conf:
-    """Return the settings of a file's text. Where a key is set twice, the first value counts, as for libvirt.
+    """Parse the text of a configuration file.
 
-    :param text: the content of the file.
-    :param path: the file, for error messages.
+    If a key is set twice, the first value is used, as libvirt does.
+
+    :param text: the text.
+    :param path: the file, for error messages; None if the text is not from a file.
     :returns: the settings.
     :raises ConfError: the text does not follow the syntax.
     """
@@ -125,7 +138,7 @@ class _Parser:
             values.setdefault(key, (self._value(), line))
             self._skip(_SPACE)
             if self._position < len(self._text) and self._text[self._position] != "\n":
-                raise self._error("a setting ends with its line")
+                raise self._error("there is text after the value")
 
     def _value(self) -> Value:
         self._skip(_SPACE)

@@ -14,7 +14,7 @@ def identify(version_output: bytes) -> LockDaemon | None:
     """Return which lock daemon a program is.
 
     :param version_output: what the program printed to its standard output when it was run with ``--version``.
-    :returns: the daemon, or None where the program is neither.
+    :returns: the daemon, or None if the program is neither of them.
     """
     for daemon in LockDaemon:
         if daemon.value in version_output:

@@ -1,17 +1,20 @@
-"""The state document: what virtlockd writes before it replaces itself, and reads when it starts again.
+"""The state document: virtlockd writes it before it replaces itself, and reads it when it starts again.
 
-It is a JSON object. virtlockd ignores keys that it does not know, and cannot read a document that lacks one of its
-own. The form was captured from libvirt 9.0.0; 11.3.0 has the same keys and types.
+It is a JSON object. virtlockd ignores keys that it does not know. It cannot read a document if one of its own
+keys is missing. The format was captured from libvirt 9.0.0; 11.3.0 has the same keys and types.
 """
 
 from collections.abc import Iterable
 from typing import Any, Final
 
 VIRTLOCKD_SIZE_MAX: Final = 10 * 1024 * 1024
-"""Bytes of the largest document that virtlockd reads."""
+"""Maximum size of a document that virtlockd reads, in bytes."""
 
 NO_UUID: Final = "00000000-0000-0000-0000-000000000000"
+"""Stands for the UUID of an owner that is missing or unknown."""
+
 _NO_KEEPALIVE: Final = 4294967295
+"""-1 as an unsigned number: keepalive messages are disabled."""
 
 _SHARED: Final = 1
 _AUTOCREATE: Final = 2
@@ -20,16 +23,16 @@ _AUTOCREATE: Final = 2
 def socket_entry(fd: int, *, is_client: bool, unlink: bool = False) -> dict[str, Any]:
     """Return the entry of a socket.
 
-    :param fd: its descriptor.
-    :param is_client: whether it is a client's connection, rather than a listening socket.
-    :param unlink: whether the daemon made the socket's file, and removes it at its end.
+    :param fd: the descriptor of the socket.
+    :param is_client: whether it is the connection of a client; if not, it is a listening socket.
+    :param unlink: whether the daemon has created the socket's file, and removes it when it ends.
     :returns: the entry.
     """
     return {"fd": fd, "errfd": -1, "pid": 0, "isClient": is_client, "unlinkUNIX": unlink}
 
 
 def service_entry(sockets: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the entry of a service: the listening sockets of a server.
+    """Return the entry of a service. A service is the listening sockets of a server.
 
     :param sockets: the entries of the sockets.
     :returns: the entry.
@@ -42,7 +45,7 @@ def server_entry(
 ) -> dict[str, Any]:
     """Return the entry of a server.
 
-    :param limits: its limits, by the document's names for them.
+    :param limits: the limits of the server; the keys are those of the document.
     :param next_client_id: the number that the next client gets.
     :param services: the entries of its services.
     :param clients: the entries of its clients.
@@ -63,11 +66,11 @@ def client_entry(
 ) -> dict[str, Any]:
     """Return the entry of a client.
 
-    :param number: the server's number for it.
-    :param connected_at: when it connected, in seconds since the epoch.
-    :param fd: the descriptor of its connection.
-    :param restricted: whether it has given up all further lock calls.
-    :param owner: the entry of the owner that it has registered, if it has.
+    :param number: the server's number for the client.
+    :param connected_at: when the client connected, in seconds since the epoch.
+    :param fd: the descriptor of the connection.
+    :param restricted: whether the client has given up all further lock calls.
+    :param owner: the entry of the owner that the client has registered; None if it has not registered one.
     :returns: the entry.
     """
     return {
@@ -85,8 +88,8 @@ def client_entry(
 def owner_entry(pid: int, number: int, name: str, uuid: str) -> dict[str, Any]:
     """Return the entry of a client's owner.
 
-    :param pid: the owner's process.
-    :param number: libvirt's number for the guest. virtlockd takes 0 for a client that has not registered.
+    :param pid: the pid of the owner.
+    :param number: libvirt's number of the guest. To virtlockd, 0 means that the client has not registered.
     :param name: the name of the guest.
     :param uuid: the UUID of the guest.
     :returns: the entry.
@@ -97,14 +100,14 @@ def owner_entry(pid: int, number: int, name: str, uuid: str) -> dict[str, Any]:
 def resource_entry(
     name: str, path: str, fd: int, owners: list[int], *, shared: bool, autocreate: bool
 ) -> dict[str, Any]:
-    """Return the entry of a held resource.
+    """Return the entry of a resource that is held.
 
-    :param name: its name in its lockspace.
+    :param name: the name of the resource in its lockspace.
     :param path: the locked file.
-    :param fd: the descriptor that the lock was taken by.
+    :param fd: the descriptor that was used to lock the file.
     :param owners: the pids of the owners, each once for every holding.
     :param shared: whether the lock is shared.
-    :param autocreate: whether the file was made for the lock, and is removed with it.
+    :param autocreate: whether the file was created for the lock, and is removed with it.
     :returns: the entry.
     """
     return {
@@ -118,18 +121,18 @@ def resource_entry(
 
 
 def is_shared(resource: dict[str, Any]) -> bool:
-    """Return whether the lock of a resource's entry is shared.
+    """Return whether the lock of a resource is shared.
 
-    :param resource: the entry.
-    :returns: whether it is.
+    :param resource: the entry of the resource.
+    :returns: whether it is shared.
     """
     return bool(resource["flags"] & _SHARED)
 
 
 def is_autocreate(resource: dict[str, Any]) -> bool:
-    """Return whether the file of a resource's entry was made for its lock.
+    """Return whether the file of a resource was created for its lock.
 
-    :param resource: the entry.
+    :param resource: the entry of the resource.
     :returns: whether it was.
     """
     return bool(resource["flags"] & _AUTOCREATE)

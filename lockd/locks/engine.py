@@ -106,6 +106,14 @@ class Engine:
         """
         raise NotImplementedError
 
+    def is_listed(self, resource: Resource) -> bool:
+        """Return whether the kernel lists the lock of a resource in /proc/locks, as long as it is held.
+
+        :param resource: the resource.
+        :returns: False if the lock may be held although the kernel does not list it.
+        """
+        raise NotImplementedError
+
     # Live upgrade
 
     def describe(self, resource: Resource) -> dict[str, Any]:

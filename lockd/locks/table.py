@@ -40,7 +40,7 @@ class LockTable:
         self._holdings: dict[int, list[Resource]] = {}
 
     def __iter__(self) -> Iterator[Resource]:
-        """Go through all resources, lockspace by lockspace."""
+        """Iterate over all resources, lockspace by lockspace."""
         for resources in self._lockspaces.values():
             yield from resources.values()
 
@@ -49,7 +49,7 @@ class LockTable:
 
     @property
     def lockspaces(self) -> list[str]:
-        """The paths of all lockspaces that were made; the direct one is not among them."""
+        """The paths of all known lockspaces, without the direct one."""
         return [path for path in self._lockspaces if path != DIRECT]
 
     def engine_of(self, lockspace: str) -> Engine:
@@ -63,14 +63,21 @@ class LockTable:
         return self._engine
 
     def find(self, lockspace: str, name: str) -> Resource | None:
-        """Return the resource, or None where nobody holds it.
+        """Find a resource.
 
+        :param lockspace: the path of the lockspace.
+        :param name: the resource's name in it.
+        :returns: the resource, or None if nobody holds it or waits for it.
         :raises UnknownLockspace: there is no such lockspace.
         """
         return self._resources(lockspace).get(name)
 
     def holdings(self, pid: int) -> list[Resource]:
-        """Return the resources that the owner ``pid`` has a holding of."""
+        """Return the resources that an owner has a holding of.
+
+        :param pid: the pid of the owner.
+        :returns: the resources; also those that are being acquired or released.
+        """
         return self._holdings.get(pid, [])[:]
 
     # Lockspaces
@@ -78,6 +85,7 @@ class LockTable:
     def check_new_lockspace(self, path: str) -> None:
         """Refuse a lockspace that is known.
 
+        :param path: its path.
         :raises DirectLockspaceExists: it is the direct one.
         :raises LockspaceExists: it is another one.
         """
@@ -96,7 +104,7 @@ class LockTable:
     # Acquire
 
     def reserve(
-        self, lockspace: str, name: str, owner: int, since: float, shared: bool, autocreate: bool
+        self, lockspace: str, name: str, pid: int, since: float, shared: bool, autocreate: bool
     ) -> Resource | None:
         """Begin to acquire a resource: nobody else can have it from now on.
 
@@ -104,11 +112,11 @@ class LockTable:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param owner: the pid of the owner.
+        :param pid: the pid of the owner.
         :param since: when it was asked for, in seconds since the epoch.
         :param shared: whether others may hold it at the same time, if they share it too.
         :param autocreate: whether its file is to be made for the lock, and removed with it.
-        :returns: the reserved resource; None where ``owner`` has joined a shared one that is held already.
+        :returns: the reserved resource; None if the owner has joined a shared resource that was held already.
         :raises UnknownLockspace: there is no such lockspace.
         :raises InvalidName: no resource can have this name.
         :raises Busy: the resource is held.
@@ -118,14 +126,14 @@ class LockTable:
         if present is not None:
             if present.state is not _HELD or not (shared and present.shared):
                 raise Busy(name, present)
-            self._add_holding(present, owner)
+            self._add_holding(present, pid)
             return None
         engine = self.engine_of(lockspace)
         path = engine.path_of(lockspace, name)
         resource = Resource(lockspace, name, path, engine, since, shared, autocreate)
         resources[name] = resource
-        resource.holdings.append(owner)
-        self._add_resource(owner, resource)
+        resource.holdings.append(pid)
+        self._add_resource(pid, resource)
         return resource
 
     def grant(self, resource: Resource, hold: Hold) -> None:
@@ -139,43 +147,52 @@ class LockTable:
 
     # Release
 
-    def end_holding(self, lockspace: str, name: str, owner: int) -> Resource | None:
-        """Take one holding of ``owner`` away.
+    def end_holding(self, lockspace: str, name: str, pid: int) -> Resource | None:
+        """End one holding of an owner.
 
-        :returns: the resource where it was the last one: it is to be dropped now, and then ``forget`` is due.
+        :param lockspace: the path of the lockspace.
+        :param name: the resource's name in it.
+        :param pid: the pid of the owner.
+        :returns: the resource, if that was its last holding: the caller has its engine drop it, and then calls
+            ``forget``. None if there are further holdings.
         :raises UnknownLockspace: there is no such lockspace.
         :raises NotHeld: nobody holds the resource.
-        :raises NotOwner: others do.
+        :raises NotOwner: other owners hold it.
         """
         resource = self._resources(lockspace).get(name)
         if resource is None or resource.state is not _HELD:
             raise NotHeld(name)
         holdings = resource.holdings
-        if owner not in holdings:
-            raise NotOwner(owner)
+        if pid not in holdings:
+            raise NotOwner(pid)
         if len(holdings) == 1:
             resource.state = _RELEASING
             return resource
-        holdings.remove(owner)
-        if owner not in holdings:
-            self._end_owner(resource, owner)
+        holdings.remove(pid)
+        if pid not in holdings:
+            self._end_owner(resource, pid)
         return None
 
-    def end_holdings(self, owner: int) -> list[Resource]:
-        """Take all holdings of ``owner`` away, in all lockspaces.
+    def end_holdings(self, pid: int) -> list[Resource]:
+        """End all holdings of an owner, in all lockspaces.
 
-        :returns: the resources that nobody holds now: each is to be dropped, and then ``forget`` is due.
+        :param pid: the pid of the owner.
+        :returns: the resources that nobody holds now: the caller has their engines drop them, and then calls
+            ``forget`` for each.
         """
         ended = [
-            self._end_holdings(resource, owner)
-            for resource in self.holdings(owner)
-            if resource.state is _HELD
+            self._end_holdings(resource, pid) for resource in self.holdings(pid) if resource.state is _HELD
         ]
         return [resource for resource in ended if resource is not None]
 
     def forget(self, resource: Resource) -> None:
-        """End a resource whose lock was dropped, or could not be taken."""
-        # Of several owners, all but one have left before.
+        """Remove a resource whose lock was dropped, or could not be taken.
+
+        :param resource: the resource.
+        """
+        # A hold refers to its resource. Left in place, each release would leave a cycle to the garbage collector.
+        resource.hold = None
+        # If there were several owners, all but one have left before.
         self._end_owner(resource, resource.holdings[0])
         del self._lockspaces[resource.lockspace][resource.name]
 
@@ -196,25 +213,25 @@ class LockTable:
 
     # Adopting what another program held
 
-    def adopt(self, resource: Resource, owners: Iterable[int], hold: Hold) -> None:
+    def adopt(self, resource: Resource, pids: Iterable[int], hold: Hold) -> None:
         """Enter a resource whose lock is held already.
 
         :param resource: the resource, which is not in the table yet.
-        :param owners: the pids of its owners, each once for every holding.
+        :param pids: the pids of its owners, each once for every holding.
         :param hold: what its engine keeps for it.
         """
         self.grant(resource, hold)
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
-        self.add_owners(resource, owners)
+        self.add_owners(resource, pids)
 
-    def add_owners(self, resource: Resource, owners: Iterable[int]) -> None:
+    def add_owners(self, resource: Resource, pids: Iterable[int]) -> None:
         """Give a held resource further owners.
 
         :param resource: the resource.
-        :param owners: their pids, each once for every holding.
+        :param pids: their pids, each once for every holding.
         """
-        for owner in owners:
-            self._add_holding(resource, owner)
+        for pid in pids:
+            self._add_holding(resource, pid)
 
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:
@@ -222,30 +239,30 @@ class LockTable:
         except KeyError:
             raise UnknownLockspace(lockspace) from None
 
-    def _end_holdings(self, resource: Resource, owner: int) -> Resource | None:
-        """End all holdings of ``owner``; return the resource where it was the last owner."""
-        others = [holder for holder in resource.holdings if holder != owner]
+    def _end_holdings(self, resource: Resource, pid: int) -> Resource | None:
+        """End all holdings of an owner; return the resource if that was its last owner."""
+        others = [holder for holder in resource.holdings if holder != pid]
         if not others:
             resource.state = _RELEASING
             return resource
         resource.holdings = others
-        self._end_owner(resource, owner)
+        self._end_owner(resource, pid)
         return None
 
-    def _add_holding(self, resource: Resource, owner: int) -> None:
-        if owner not in resource.holdings:
-            self._add_resource(owner, resource)
-        resource.holdings.append(owner)
+    def _add_holding(self, resource: Resource, pid: int) -> None:
+        if pid not in resource.holdings:
+            self._add_resource(pid, resource)
+        resource.holdings.append(pid)
 
-    def _add_resource(self, owner: int, resource: Resource) -> None:
-        holdings = self._holdings.get(owner)
+    def _add_resource(self, pid: int, resource: Resource) -> None:
+        holdings = self._holdings.get(pid)
         if holdings is None:
-            self._holdings[owner] = [resource]
+            self._holdings[pid] = [resource]
         else:
             holdings.append(resource)
 
-    def _end_owner(self, resource: Resource, owner: int) -> None:
-        holdings = self._holdings[owner]
+    def _end_owner(self, resource: Resource, pid: int) -> None:
+        holdings = self._holdings[pid]
         holdings.remove(resource)
         if not holdings:
-            del self._holdings[owner]
+            del self._holdings[pid]

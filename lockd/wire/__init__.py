@@ -1,5 +1,5 @@
-"""Bytes to values and back: frames, XDR, the programs, error replies.
+"""Encoding and decoding of the protocols: frames, XDR, the programs, and error replies.
 
-Nothing here does I/O or knows a clock: bytes are fed in and bytes come out, so every case of the
-protocol is tested without a socket. All numbers are big-endian XDR (RFC 4506).
+Nothing in this package does I/O or reads a clock. Bytes are passed in and bytes are returned, so every case
+of the protocol can be tested without a socket. All numbers are big-endian XDR (RFC 4506).
 """

@@ -1,6 +1,6 @@
-"""The admin program: what ``virt-admin`` asks of a daemon's servers, clients and log.
+"""The admin program: ``virt-admin`` calls it to read and change a daemon's servers, clients and log.
 
-It is called a few times a day, so its arguments and results are xdrlib3's work.
+It is called a few times a day, so speed does not matter: xdrlib3 encodes and decodes its values.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,21 +12,28 @@ from lockd.wire.xdr import DecodeError, Decoder, Encoder
 PROGRAM: Final = 0x06900690
 VERSION: Final = 1
 STRING_MAX: Final = 4194304
+"""Maximum length of a string, in bytes."""
+
 LIST_MAX: Final = 16384
-"""Servers or clients in one reply, at the most."""
+"""Maximum number of servers or clients in one reply."""
 
 PARAMETERS_MAX: Final = 32
+"""Maximum number of typed parameters in one call."""
+
 PARAMETER_NAME_MAX: Final = 79
-"""Bytes of a parameter's name, at the most. A longer one can be sent, but libvirt has no room to keep it."""
+"""Maximum length of a parameter's name, in bytes. The protocol can carry longer names, but libvirt has no
+room to store them."""
 
 ARGUMENTS_MAX: Final = STRING_MAX + 65536
-"""Bytes of the largest arguments of a call that somebody can mean: the log's outputs, say, and some more."""
+"""Maximum size of the arguments of a useful call, in bytes: one string of the maximum length, for
+example the log's outputs, and 64 KiB for everything else."""
 
 TRANSPORT_UNIX: Final = 0
+"""The number for a Unix socket (virClientTransport)."""
 
 
 class Procedure(IntEnum):
-    """What can be asked of the admin program."""
+    """The procedures of the admin program, by libvirt's numbers."""
 
     CONNECT_OPEN = 1
     CONNECT_CLOSE = 2
@@ -51,13 +58,13 @@ class Procedure(IntEnum):
 
 
 class ShutdownFlags(IntFlag):
-    """How a daemon is shut down."""
+    """Flags of DAEMON_SHUTDOWN."""
 
     PRESERVE = 1
 
 
 class ParameterType(IntEnum):
-    """What a typed parameter's value is (virTypedParameterType)."""
+    """The type of a typed parameter's value (virTypedParameterType)."""
 
     INT = 1
     UINT = 2
@@ -69,7 +76,7 @@ class ParameterType(IntEnum):
 
 
 class Parameter(NamedTuple):
-    """A named value that says its type."""
+    """A typed parameter: a name, a type, and a value of that type."""
 
     name: str
     type: ParameterType
@@ -77,9 +84,12 @@ class Parameter(NamedTuple):
 
 
 class Client(NamedTuple):
-    """A connection, as the program speaks of it.
+    """A connection to a server of the daemon.
 
-    :ivar timestamp: when it was made, in seconds since the epoch.
+    :ivar server: the name of the server.
+    :ivar id: the server's number for the connection.
+    :ivar timestamp: when the client connected, in seconds since the epoch.
+    :ivar transport: the kind of connection; ``TRANSPORT_UNIX`` for a Unix socket.
     """
 
     server: str
@@ -89,25 +99,25 @@ class Client(NamedTuple):
 
 
 class Arguments(Decoder):
-    """Takes the arguments off a call's payload."""
+    """Decodes the arguments of a call, one after the other. See ``Decoder``."""
 
     def name(self) -> str:
-        """Take a name, of a server for example."""
+        """Take a name, for example that of a server."""
         return self.string(STRING_MAX)
 
     def text(self) -> str:
-        """Take a string that may be absent, which means the same as an empty one.
+        """Take a string that may be absent. An absent string means the same as an empty one.
 
-        libvirt takes any number but 0 to say that it is there.
+        libvirt reads any number except 0 as "the string is present".
         """
         return self.string(STRING_MAX) if self.uint32() else ""
 
     def client(self) -> Client:
-        """Take a client."""
+        """Take the description of a client."""
         return Client(self.name(), self.uint64(), self.int64(), self.uint32())
 
     def parameters(self) -> list[Parameter]:
-        """Take typed parameters."""
+        """Take a list of typed parameters."""
         return self.array(PARAMETERS_MAX, self._parameter)
 
     def _parameter(self) -> Parameter:
@@ -127,21 +137,36 @@ class Arguments(Decoder):
 
 
 def encode_version(major: int, minor: int, micro: int) -> bytes:
-    """Return the result of GET_LIB_VERSION."""
+    """Return the result of GET_LIB_VERSION.
+
+    :param major: the first part of libvirt's version.
+    :param minor: the second part.
+    :param micro: the third part.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     encoder.uint64(major * 1_000_000 + minor * 1_000 + micro)
     return encoder.payload()
 
 
 def encode_server(name: str) -> bytes:
-    """Return the result of LOOKUP_SERVER."""
+    """Return the result of LOOKUP_SERVER.
+
+    :param name: the name of the server.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     encoder.string(name)
     return encoder.payload()
 
 
 def encode_servers(names: Iterable[str], count: int) -> bytes:
-    """Return the result of LIST_SERVERS: ``names`` where they were asked for, and how many there are."""
+    """Return the result of LIST_SERVERS.
+
+    :param names: the names of the servers; empty if the caller asks only for their number.
+    :param count: the number of servers.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     listed = list(names)
     encoder.uint32(len(listed))
@@ -152,14 +177,23 @@ def encode_servers(names: Iterable[str], count: int) -> bytes:
 
 
 def encode_client(client: Client) -> bytes:
-    """Return the result of LOOKUP_CLIENT."""
+    """Return the result of LOOKUP_CLIENT.
+
+    :param client: the client.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     _put_client(encoder, client)
     return encoder.payload()
 
 
 def encode_clients(clients: Iterable[Client], count: int) -> bytes:
-    """Return the result of LIST_CLIENTS: ``clients`` where they were asked for, and how many there are."""
+    """Return the result of LIST_CLIENTS.
+
+    :param clients: the clients of a server; empty if the caller asks only for their number.
+    :param count: the number of clients.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     listed = list(clients)
     encoder.uint32(len(listed))
@@ -177,7 +211,11 @@ def _put_client(encoder: Encoder, client: Client) -> None:
 
 
 def encode_parameters(parameters: Iterable[Parameter]) -> bytes:
-    """Return the result of the procedures that return typed parameters."""
+    """Return the result of a procedure that returns typed parameters.
+
+    :param parameters: the parameters.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     put: dict[ParameterType, Callable[..., None]] = {
         ParameterType.INT: encoder.int32,
@@ -198,7 +236,12 @@ def encode_parameters(parameters: Iterable[Parameter]) -> bytes:
 
 
 def encode_outputs(outputs: str, count: int) -> bytes:
-    """Return the result of GET_LOGGING_OUTPUTS."""
+    """Return the result of GET_LOGGING_OUTPUTS.
+
+    :param outputs: the outputs, separated by spaces.
+    :param count: the number of outputs.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     encoder.string(outputs)
     encoder.uint32(count)
@@ -206,7 +249,12 @@ def encode_outputs(outputs: str, count: int) -> bytes:
 
 
 def encode_filters(filters: str | None, count: int) -> bytes:
-    """Return the result of GET_LOGGING_FILTERS; None where there are none."""
+    """Return the result of GET_LOGGING_FILTERS.
+
+    :param filters: the filters, each followed by a space; None if there are none.
+    :param count: the number of filters.
+    :returns: the payload of the reply.
+    """
     encoder = Encoder()
     encoder.optional_string(filters)
     encoder.uint32(count)

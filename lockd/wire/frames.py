@@ -1,6 +1,6 @@
-"""Frames: how calls and replies follow each other on a stream socket.
+"""Frames: the messages that calls and replies are sent in on a stream socket.
 
-A frame is its own length (u32, itself included) and a header of six u32, then the payload.
+A frame is its length (u32, which counts itself too), a header of six u32, and the payload.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    # A number of the machine's own, once compiled; uncompiled, no annotation is looked at.
+    # mypyc compiles this type to a machine integer. Uncompiled, annotations are not evaluated.
     from mypy_extensions import i64
 
 HEADER: Final = Struct(">7I")
-"""Length, program, version, procedure, type, serial, status."""
+"""The length and the header: length, program, version, procedure, type, serial, status."""
 
 LENGTH_MIN: Final = 28
 LENGTH_MAX: Final = 33554436
-"""The largest length that virtlockd believes: 32 MiB of frame after the length itself."""
+"""The largest length that virtlockd accepts: 4 bytes for the length itself, and 32 MiB after it."""
 
 _HEADER_SIZE: Final = 28
 _LENGTH: Final = Struct(">I")
@@ -26,11 +26,11 @@ _KIND: Final = Struct(">4I")
 _NO_BYTES: Final = b""
 _WORD: Final = 4
 _SERIAL: Final = 20
-"""Where in a frame it begins; the status is what follows."""
+"""Index of the serial in a frame. The status follows it."""
 
 
 class FrameType(IntEnum):
-    """What a frame is. The lock and admin programs use only calls and replies."""
+    """The type of a frame. The lock and admin programs use only calls and replies."""
 
     CALL = 0
     REPLY = 1
@@ -42,7 +42,7 @@ class FrameType(IntEnum):
 
 
 class Status(IntEnum):
-    """The outcome that a frame carries; a call carries OK."""
+    """The outcome that a frame reports. A call has OK."""
 
     OK = 0
     ERROR = 1
@@ -50,12 +50,14 @@ class Status(IntEnum):
 
 
 class Frame:
-    """A frame: its header, and as much of its payload as is kept.
+    """A frame: its header, and the part of its payload that was kept.
 
-    The numbers are as the peer sent them: known or not. They are taken from the bytes when somebody asks, which
-    for most calls nobody does: all calls of one kind have the same 16 bytes in common.
+    The numbers are as the peer sent them, so they may be unknown ones. They are decoded only when they are
+    read. Most calls need none of them: the daemon finds the handler by the 16 bytes of ``kind``.
 
-    :ivar data: its bytes. The length in them is that of the whole frame, also where its end was dropped.
+    :param data: the bytes of the frame.
+    :ivar data: see the parameter. If the end of the payload was dropped, the length in these bytes is still
+        that of the whole frame.
     """
 
     __slots__ = ("data",)
@@ -65,12 +67,12 @@ class Frame:
 
     @property
     def kind(self) -> bytes:
-        """Program, version, procedure and type, as ``kind`` encodes them."""
+        """The bytes of program, version, procedure and type, as the function ``kind`` encodes them."""
         return self.data[4:20]
 
     @property
     def is_ok(self) -> bool:
-        """Whether its status is OK."""
+        """Whether the status is OK."""
         return self.status == 0
 
     @property
@@ -85,32 +87,35 @@ class Frame:
 
     @property
     def procedure(self) -> int:
-        """What is asked of the program."""
+        """The number of the procedure that is called."""
         return self._number(3)
 
     @property
     def type(self) -> int:
-        """One of ``FrameType``, if it is known."""
+        """The type: one of ``FrameType``, if it is known."""
         return self._number(4)
 
     @property
     def serial(self) -> int:
-        """What the caller knows its reply by."""
+        """The number that the caller gave to the call. The reply has the same number."""
         return self._number(5)
 
     @property
     def status(self) -> int:
-        """One of ``Status``, if it is known."""
+        """The status: one of ``Status``, if it is known."""
         return self._number(6)
 
     @property
     def payload(self) -> bytes:
-        """The arguments, or the result."""
+        """The arguments of a call, or the result of a reply."""
         return self.data[_HEADER_SIZE:]
 
     @property
     def shortened(self) -> bytes:
-        """The bytes of a frame that is as long as what is kept of this one."""
+        """The frame as bytes, with the length of the part that was kept.
+
+        A reader takes them as a whole frame, even if the end of the payload was dropped.
+        """
         return _LENGTH.pack(len(self.data)) + self.data[_LENGTH.size :]
 
     def _number(self, place: int) -> int:
@@ -118,13 +123,16 @@ class Frame:
 
 
 class FrameError(ValueError):
-    """The stream cannot be followed any further: the connection has to be closed."""
+    """The stream cannot be decoded any further. The connection has to be closed."""
 
 
 def uint32(data: bytes, place: i64) -> i64:
-    """Return the number that begins at a place; compiled, this takes a tenth of the time of ``struct``.
+    """Decode an unsigned 32-bit number. Compiled, this takes a tenth of the time that ``struct`` takes.
 
-    :raises IndexError: the data ends before it does.
+    :param data: the bytes.
+    :param place: the index of the number's first byte.
+    :returns: the number.
+    :raises IndexError: the data ends before the number does.
     """
     return data[place] << 24 | data[place + 1] << 16 | data[place + 2] << 8 | data[place + 3]
 
@@ -138,38 +146,75 @@ def encode(
     status: int = Status.OK,
     payload: bytes = _NO_BYTES,
 ) -> bytes:
-    """Return the bytes of one frame."""
+    """Encode a frame.
+
+    :param program: the number of the program.
+    :param version: the version of the program.
+    :param procedure: the number of the procedure.
+    :param type_: the type; one of ``FrameType``.
+    :param serial: the number that the caller gave to the call.
+    :param status: the outcome; one of ``Status``.
+    :param payload: the arguments or the result, encoded.
+    :returns: the bytes of the frame.
+    """
     length = HEADER.size + len(payload)
     return HEADER.pack(length, program, version, procedure, type_, serial, status) + payload
 
 
 def kind(program: int, version: int, procedure: int, type_: int = FrameType.CALL) -> bytes:
-    """Return what all frames of one kind have in common."""
+    """Encode the part of the header that is the same in all frames of one kind.
+
+    :param program: the number of the program.
+    :param version: the version of the program.
+    :param procedure: the number of the procedure.
+    :param type_: the type; one of ``FrameType``.
+    :returns: 16 bytes; they are what ``Frame.kind`` returns for such a frame.
+    """
     return _KIND.pack(program, version, procedure, type_)
 
 
 def success_template(program: int, version: int, procedure: int) -> bytes:
-    """Return what ``encode_success`` begins all replies to one kind of call with."""
+    """Encode the first 20 bytes of the replies that ``encode_success`` returns for one procedure.
+
+    :param program: the number of the program.
+    :param version: the version of the program.
+    :param procedure: the number of the procedure.
+    :returns: the length and the first four numbers of the header.
+    """
     return _LENGTH.pack(_HEADER_SIZE) + kind(program, version, procedure, FrameType.REPLY)
 
 
 def encode_success(template: bytes, call: Frame) -> bytes:
-    """Return the reply to ``call`` that says no more than that it was done."""
-    # The serial is the call's, and so is the status: it came with OK too.
+    """Encode a reply with status OK and without a payload.
+
+    :param template: what ``success_template`` returned for the procedure.
+    :param call: the call that is answered; its status has to be OK.
+    :returns: the bytes of the reply.
+    """
+    # Both the serial and the status are copied from the call. The status of the call is OK.
     return template + call.data[_SERIAL:_HEADER_SIZE]
 
 
 def encode_reply(call: Frame, payload: bytes = _NO_BYTES, status: int = Status.OK) -> bytes:
-    """Return the reply to ``call``: it repeats program, version, procedure and serial."""
+    """Encode a reply. Program, version, procedure and serial are those of the call.
+
+    :param call: the call that is answered.
+    :param payload: the result or the error, encoded.
+    :param status: the outcome; one of ``Status``.
+    :returns: the bytes of the reply.
+    """
     return encode(call.program, call.version, call.procedure, FrameType.REPLY, call.serial, status, payload)
 
 
 def without_descriptors(call: Frame) -> Frame:
-    """Return a CALL_WITH_FDS as the plain call that it is where it brings no descriptors.
+    """Convert a CALL_WITH_FDS that brings no descriptors to a plain call.
 
-    Its payload begins with their number. No procedure here takes any, so a peer that sends some is lost.
+    The payload of a CALL_WITH_FDS begins with the number of descriptors. No procedure of this daemon takes
+    any. If a client sends some, its connection has to be closed.
 
-    :raises FrameError: it brings descriptors, or does not say how many.
+    :param call: the CALL_WITH_FDS.
+    :returns: the call, with type CALL and without the number of descriptors.
+    :raises FrameError: the call brings descriptors, or their number is missing.
     """
     number, arguments = call.payload[: _LENGTH.size], call.payload[_LENGTH.size :]
     if number != bytes(_LENGTH.size):
@@ -182,11 +227,11 @@ def without_descriptors(call: Frame) -> Frame:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames.
+    """Splits a byte stream into frames.
 
-    :param payload_kept: how many bytes of a payload are kept. A peer may announce 32 MiB, but no call
-        has arguments of that size, and what follows the arguments is ignored; so the rest is dropped
-        as it arrives, and a peer's half frame never costs more memory than this.
+    :param payload_kept: how many bytes of each payload are kept. A peer may announce a frame of 32 MiB, but
+        no call has arguments of that size, and bytes after the arguments are ignored. So the rest of a longer
+        payload is dropped as it arrives. An incomplete frame never takes more memory than this (Invariant 5).
     """
 
     __slots__ = ("_buffer", "_kept", "_missing", "_offset", "_oversized")
@@ -200,11 +245,14 @@ class FrameReader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has arrived that was not returned as a frame."""
+        """Whether all bytes that have arrived were returned as frames."""
         return not self._buffer and self._oversized is None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Add the next bytes of the stream.
+
+        :param data: the bytes.
+        """
         if self._missing:
             dropped = min(self._missing, len(data))
             self._missing -= dropped
@@ -216,11 +264,13 @@ class FrameReader:
             self._buffer = data
 
     def receive(self, data: bytes) -> Frame | None:
-        """Take the next bytes of the stream, and return the first frame that is whole now, if any.
+        """Add the next bytes of the stream, and return the first frame that is complete.
 
-        Mostly the bytes are one frame and no more: that one is cut without another look.
+        Usually the bytes are exactly one frame; that case is handled without copying them.
 
-        :raises FrameError: its length is one that no frame has.
+        :param data: the bytes.
+        :returns: the frame, or None if no frame is complete yet.
+        :raises FrameError: the length of the frame is not valid.
         """
         size = len(data)
         if _HEADER_SIZE <= size <= self._kept and not self._buffer and self._oversized is None:
@@ -231,9 +281,10 @@ class FrameReader:
         return self.next_frame()
 
     def next_frame(self) -> Frame | None:
-        """Return the next frame, or None until more bytes are fed.
+        """Return the next complete frame.
 
-        :raises FrameError: its length is one that no frame has.
+        :returns: the frame, or None if more bytes are needed.
+        :raises FrameError: the length of the frame is not valid.
         """
         if self._oversized is not None:
             return self._next_oversized()
@@ -250,7 +301,7 @@ class FrameReader:
                 self._keep_oversized(length - available)
             return None
         if length == available:
-            # All of it: an idle client costs no buffer.
+            # Nothing is left over. Keep no buffer, so that idle clients take no memory for one.
             self._buffer, self._offset = _NO_BYTES, 0
         else:
             self._offset = offset + length
@@ -258,7 +309,7 @@ class FrameReader:
         return Frame(buffer[offset:end])
 
     def _keep_oversized(self, missing: int) -> None:
-        """Keep what arguments can be in; the rest of the frame is dropped as it arrives."""
+        """Keep the first bytes of the frame; its other bytes are dropped as they arrive."""
         start = self._offset
         self._oversized = Frame(self._buffer[start : start + self._kept])
         self._missing = missing
@@ -272,9 +323,9 @@ class FrameReader:
 
     @property
     def unfinished(self) -> tuple[bytes, int]:
-        """What has arrived and was not returned as a frame, and how many bytes of it are to be dropped.
+        """The bytes that were not returned as a frame, and how many of the bytes after them to drop.
 
-        A hand-over carries both to the next process, which gives them to ``resume``.
+        A live upgrade passes both to the next program, which gives them to ``resume``.
         """
         rest = self._buffer[self._offset :]
         if self._oversized is None:
@@ -283,7 +334,11 @@ class FrameReader:
         return (frame.data if self._missing else frame.shortened) + rest, self._missing
 
     def resume(self, data: bytes, missing: int) -> None:
-        """Go on where another reader's ``unfinished`` says it stopped."""
+        """Continue the work of another reader, from its ``unfinished``.
+
+        :param data: the bytes that it had not returned as a frame.
+        :param missing: how many of the following bytes to drop.
+        """
         self.feed(data)
         if missing:
             self.next_frame()

@@ -1,4 +1,4 @@
-"""The keepalive program: a peer's PING is answered with a PONG."""
+"""The keepalive program: the answer to a PING of the peer is a PONG."""
 
 from enum import IntEnum
 
@@ -9,10 +9,11 @@ VERSION = 1
 
 
 class Procedure(IntEnum):
-    """What the program sends, always as a MESSAGE without payload and with serial 0."""
+    """The messages of the program. Each has the type MESSAGE, no payload, and the serial 0."""
 
     PING = 1
     PONG = 2
 
 
 PONG = encode(PROGRAM, VERSION, Procedure.PONG, FrameType.MESSAGE, serial=0)
+"""The bytes of a PONG frame."""

@@ -1,6 +1,7 @@
 """The lock program: its eight procedures and their arguments.
 
-Its calls are a daemon's whole load, so their arguments are decoded by hand; a test holds that against xdrlib3.
+Nearly all calls to the daemon are acquires and releases. So their arguments are decoded without xdrlib3, and
+a test compares the results with those of xdrlib3.
 """
 
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ from lockd.wire.xdr import DecodeError, Decoder, Encoder, encode_string
 PROGRAM: Final = 0x0EA7BEEF
 VERSION: Final = 1
 STRING_MAX: Final = 65536
+"""Maximum length of a string, in bytes."""
+
 ARGUMENTS_MAX: Final = 2 * (4 + STRING_MAX) + 4
-"""Bytes of the largest arguments: those of the procedures that take a path, a name and flags."""
+"""Maximum size of the arguments of a call, in bytes: a path and a name, each with its length, and flags."""
 
 _UINT32: Final = Struct(">I")
 _UUID_BYTES: Final = 16
 
 
 class Procedure(IntEnum):
-    """What can be asked of the lock program."""
+    """The procedures of the lock program, by libvirt's numbers."""
 
     REGISTER = 1
     RESTRICT = 2
@@ -37,7 +40,7 @@ class Procedure(IntEnum):
 
 
 class AcquireFlags(IntFlag):
-    """How a resource is acquired."""
+    """Flags of ACQUIRE_RESOURCE."""
 
     SHARED = 1
     AUTOCREATE = 2
@@ -45,10 +48,12 @@ class AcquireFlags(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom locks are held for: a guest, as libvirt describes it.
+    """The process that locks are held for, usually a guest, as libvirt describes it.
 
+    :ivar uuid: the UUID of the guest.
+    :ivar name: the name of the guest.
     :ivar id: libvirt's number of the running guest; 0 is refused.
-    :ivar pid: the process that writes to the disks; releases are matched by it.
+    :ivar pid: the process that writes to the disks. A release has to come from an owner with the same pid.
     """
 
     uuid: UUID
@@ -58,16 +63,22 @@ class Owner:
 
 
 class LockspaceArguments(NamedTuple):
-    """The arguments of NEW; CREATE_LOCKSPACE takes the path alone."""
+    """The arguments of NEW. CREATE_LOCKSPACE takes only the path.
+
+    :ivar lockspace: the path of the lockspace.
+    :ivar flags: the flags; none are defined.
+    """
 
     lockspace: str
     flags: int
 
 
 def decode_register(payload: bytes) -> tuple[Owner, int]:
-    """Return the owner and the flags of a REGISTER call.
+    """Decode the arguments of a REGISTER call.
 
-    :raises DecodeError: the payload holds no such arguments.
+    :param payload: the payload of the call.
+    :returns: the owner and the flags.
+    :raises DecodeError: the payload does not hold these arguments.
     """
     decoder = Decoder(payload)
     uuid = UUID(bytes=decoder.opaque(_UUID_BYTES))
@@ -75,38 +86,47 @@ def decode_register(payload: bytes) -> tuple[Owner, int]:
 
 
 def decode_flags(payload: bytes) -> int:
-    """Return the argument of a RESTRICT call.
+    """Decode the argument of a RESTRICT call.
 
-    :raises DecodeError: the payload holds no such argument.
+    :param payload: the payload of the call.
+    :returns: the flags.
+    :raises DecodeError: the payload does not hold these arguments.
     """
     return Decoder(payload).uint32()
 
 
 def decode_lockspace(payload: bytes) -> LockspaceArguments:
-    """Return the arguments of a NEW call.
+    """Decode the arguments of a NEW call.
 
-    :raises DecodeError: the payload holds no such arguments.
+    :param payload: the payload of the call.
+    :returns: the arguments.
+    :raises DecodeError: the payload does not hold these arguments.
     """
     decoder = Decoder(payload)
     return LockspaceArguments(decoder.string(STRING_MAX), decoder.uint32())
 
 
 def decode_create_lockspace(payload: bytes) -> str:
-    """Return the argument of a CREATE_LOCKSPACE call.
+    """Decode the argument of a CREATE_LOCKSPACE call.
 
-    :raises DecodeError: the payload holds no such argument.
+    :param payload: the payload of the call.
+    :returns: the path of the lockspace.
+    :raises DecodeError: the payload does not hold these arguments.
     """
     return Decoder(payload).string(STRING_MAX)
 
 
 def decode_resource(payload: bytes) -> tuple[str, str, int]:
-    """Return the arguments of a call on a resource: the lockspace's path, empty for the direct one, name, flags.
+    """Decode the arguments of a call for a resource.
 
-    :raises DecodeError: the payload holds no such arguments.
+    :param payload: the payload of the call.
+    :returns: the path of the lockspace (empty for the direct lockspace), the name of the resource, and the
+        flags.
+    :raises DecodeError: the payload does not hold these arguments.
     """
     try:
         lockspace_end = 4 + uint32(payload, 0)
-        name_start = (lockspace_end + 3 & -4) + 4  # behind the padding, and the name's own length
+        name_start = (lockspace_end + 3 & -4) + 4  # after the padding, and the length of the name
         name_end = name_start + uint32(payload, name_start - 4)
         flags = uint32(payload, name_end + 3 & -4)
     except IndexError as error:
@@ -117,7 +137,12 @@ def decode_resource(payload: bytes) -> tuple[str, str, int]:
 
 
 def encode_register(owner: Owner, flags: int = 0) -> bytes:
-    """Return the payload of a REGISTER call."""
+    """Encode the arguments of a REGISTER call.
+
+    :param owner: the owner.
+    :param flags: the flags; none are defined.
+    :returns: the payload of the call.
+    """
     encoder = Encoder()
     encoder.opaque(owner.uuid.bytes)
     encoder.string(owner.name)
@@ -128,20 +153,40 @@ def encode_register(owner: Owner, flags: int = 0) -> bytes:
 
 
 def encode_flags(flags: int = 0) -> bytes:
-    """Return the payload of a RESTRICT call."""
+    """Encode the argument of a RESTRICT call.
+
+    :param flags: the flags; none are defined.
+    :returns: the payload of the call.
+    """
     return _UINT32.pack(flags)
 
 
 def encode_lockspace(lockspace: str, flags: int = 0) -> bytes:
-    """Return the payload of a NEW call."""
+    """Encode the arguments of a NEW call.
+
+    :param lockspace: the path of the lockspace.
+    :param flags: the flags; none are defined.
+    :returns: the payload of the call.
+    """
     return encode_string(lockspace) + _UINT32.pack(flags)
 
 
 def encode_create_lockspace(lockspace: str) -> bytes:
-    """Return the payload of a CREATE_LOCKSPACE call."""
+    """Encode the argument of a CREATE_LOCKSPACE call.
+
+    :param lockspace: the path of the lockspace.
+    :returns: the payload of the call.
+    """
     return encode_string(lockspace)
 
 
 def encode_resource(lockspace: str, name: str, flags: int = 0) -> bytes:
-    """Return the payload of a call on a resource."""
+    """Encode the arguments of a call for a resource.
+
+    :param lockspace: the path of the lockspace; empty for the direct lockspace.
+    :param name: the name of the resource in the lockspace.
+    :param flags: the flags: for ACQUIRE_RESOURCE, those of ``AcquireFlags``; for other calls, none are
+        defined.
+    :returns: the payload of the call.
+    """
     return encode_string(lockspace) + encode_string(name) + _UINT32.pack(flags)

@@ -1,7 +1,8 @@
-"""The status program: lockd's own, read-only but for one call, on the admin socket.
+"""The status program: lockd's own program on the admin socket, which ``lockctl`` calls.
 
-libvirt's clients do not know it. Its replies are JSON in one XDR string, so that a newer daemon may tell an
-older ``lockctl`` more than it asks for. A list comes in pages, so that no reply of many locks holds up others.
+Its procedures change nothing, except RELEASE. libvirt's clients do not know the program. Its arguments and
+results are JSON in one XDR string. So a newer daemon can add keys, and an older ``lockctl`` ignores them.
+Locks are listed in pages, so that a long list does not delay other clients (Invariant 3).
 """
 
 import json
@@ -11,18 +12,19 @@ from typing import Any
 from lockd.wire.xdr import Decoder, Encoder
 
 PROGRAM = 0x6C6F636B
-"""ASCII "lock"; libvirt's own numbers are far from it."""
+"""The ASCII codes of "lock". No program of libvirt has this number."""
 
 VERSION = 1
 DOCUMENT_MAX = 16 * 1024 * 1024
+"""Maximum size of a document, in bytes."""
 
 
 class Procedure(IntEnum):
-    """What can be asked of the status program; each takes and returns one document.
+    """The procedures of the status program. Each takes one document and returns one.
 
-    LOCKS: a page of the locks, those after the one whose number is ``after``. FIND: the lock on a resource
-    (``lockspace``, ``resource``) or on a file (``device``, ``inode``). RELEASE: end the holdings of owners that
-    are gone, on a resource.
+    LOCKS lists one page of the locks: those after the one with the number ``after``. DAEMON describes the
+    daemon. RELEASE ends the holdings of owners that have ended, on one resource. FIND returns the lock on a
+    resource (``lockspace``, ``resource``) or on a file (``device``, ``inode``).
     """
 
     LOCKS = 1
@@ -32,21 +34,29 @@ class Procedure(IntEnum):
 
 
 def encode_document(document: dict[str, Any]) -> bytes:
-    """Return the payload that carries ``document``. Text that is not UTF-8 is escaped as JSON can."""
+    """Encode a document.
+
+    Bytes that are not UTF-8 are lone surrogates in Python. JSON carries them as escapes.
+
+    :param document: the document.
+    :returns: the payload that carries it.
+    """
     encoder = Encoder()
     encoder.string(json.dumps(document, separators=(",", ":")))
     return encoder.payload()
 
 
 def decode_document(payload: bytes) -> dict[str, Any]:
-    """Return the document of a payload.
+    """Decode a document.
 
-    :raises ValueError: there is none (DecodeError, JSONDecodeError).
+    :param payload: the payload of a call or a reply.
+    :returns: the document.
+    :raises ValueError: the payload does not hold a document (``DecodeError``, ``JSONDecodeError``).
     """
     try:
         document = json.loads(Decoder(payload).string(DOCUMENT_MAX))
     except RecursionError:
-        raise ValueError("a document is not nested that deeply") from None
+        raise ValueError("the document is nested too deeply") from None
     if not isinstance(document, dict):
-        raise ValueError("a document is an object")
+        raise ValueError("the document is not a JSON object")
     return document

@@ -1,4 +1,4 @@
-"""Text: the names that the wire carries as bytes, as Python has the names of files."""
+"""Conversion between the bytes of a name on the wire and the text of that name in Python."""
 
 import sys
 from typing import Final
@@ -7,17 +7,25 @@ _FILE_NAMES: Final = sys.getfilesystemencoding()
 
 
 def text(raw: bytes) -> str:
-    """Return the text of ``raw``, as Python decodes the names of files: any bytes survive.
+    """Decode a name, in the same way as Python decodes file names.
 
-    Where the locale is not UTF-8, a path decoded in another way would name another file.
+    Any bytes can be decoded, and ``raw`` restores them. In a locale other than UTF-8, a path that was decoded
+    in another way would name another file.
+
+    :param raw: the bytes.
+    :returns: the text.
     """
     try:
-        # Most names are ASCII, which all locales have in common and which takes the fewest steps.
+        # Most names are ASCII. It is the same in all locales, and the fastest to decode.
         return raw.decode("ascii")
     except UnicodeDecodeError:
         return raw.decode(_FILE_NAMES, "surrogateescape")
 
 
 def raw(string: str) -> bytes:
-    """Return the bytes of a text that ``text`` made."""
+    """Encode a name that ``text`` decoded.
+
+    :param string: the text.
+    :returns: the bytes.
+    """
     return string.encode(_FILE_NAMES, "surrogateescape")

@@ -1,7 +1,8 @@
-"""XDR values (RFC 4506) with the bounds that libvirt's protocols put on them.
+"""XDR values (RFC 4506), with the limits that libvirt's protocols set for them.
 
-A thin layer over ``xdrlib3``: it adds the bounds, checks that padding is there, and has one error for all
-that can be wrong with a payload. The lock program's hot calls are decoded in ``lock``, by hand.
+This is a thin layer over ``xdrlib3``. It adds the limits, checks that the padding is there, and raises one
+exception, ``DecodeError``, for everything that can be wrong with a payload. The most frequent calls of the
+lock program are decoded in ``lock``, without this module.
 """
 
 from collections.abc import Callable
@@ -20,24 +21,34 @@ _PRESENT = _UINT32.pack(1)
 
 
 class DecodeError(ValueError):
-    """The payload does not hold the values that its procedure takes."""
+    """A payload does not hold the values that its procedure takes."""
 
 
 def encode_string(string: str) -> bytes:
-    """Return a string as XDR; on the hot path, where putting together an ``Encoder`` takes three times as long."""
+    """Encode a string. This is for frequent calls: with an ``Encoder`` it takes three times as long.
+
+    :param string: the string.
+    :returns: its XDR form.
+    """
     data = raw(string)
     return _UINT32.pack(len(data)) + data + bytes(-len(data) & 3)
 
 
 def encode_optional_string(string: str | None) -> bytes:
-    """Return a string that may be absent as XDR."""
+    """Encode a string that may be absent.
+
+    :param string: the string; None if it is absent.
+    :returns: its XDR form.
+    """
     return _ABSENT if string is None else _PRESENT + encode_string(string)
 
 
 class Decoder:
-    """Takes values off the front of a payload; what follows the last one is ignored, as virtlockd does.
+    """Decodes values, one after the other. Bytes after the last value are ignored, as virtlockd does.
 
-    Every method raises DecodeError where the payload ends early or a bound is not kept.
+    Every method raises ``DecodeError`` if the payload ends too early or a value exceeds its limit.
+
+    :param payload: the payload of a call or a reply.
     """
 
     def __init__(self, payload: bytes) -> None:
@@ -64,29 +75,50 @@ class Decoder:
         return self._take(self._unpacker.unpack_double)
 
     def opaque(self, size: int) -> bytes:
-        """Take ``size`` bytes."""
+        """Take a fixed number of bytes.
+
+        :param size: how many bytes.
+        :returns: the bytes.
+        :raises DecodeError: the payload ends too early.
+        """
         return self._take(lambda: self._unpacker.unpack_fopaque(size))
 
     def string(self, limit: int) -> str:
-        """Take a string of at most ``limit`` bytes."""
+        """Take a string.
+
+        :param limit: its maximum length in bytes.
+        :returns: the string.
+        :raises DecodeError: the string is longer, or the payload ends too early.
+        """
         size = self.uint32()
         if size > limit:
             raise DecodeError(f"a string of {size} bytes, {limit} are possible")
         return text(self._take(lambda: self._unpacker.unpack_fstring(size)))
 
     def optional_string(self, limit: int) -> str | None:
-        """Take a string that may be absent."""
+        """Take a string that may be absent.
+
+        :param limit: its maximum length in bytes.
+        :returns: the string, or None if it is absent.
+        :raises DecodeError: the string is longer, or the payload ends too early.
+        """
         return self.string(limit) if self.boolean() else None
 
     def boolean(self) -> bool:
-        """Take a boolean, which XDR sends as 0 or 1."""
+        """Take a boolean: in XDR, the number 0 or 1."""
         value = self.uint32()
         if value > 1:
             raise DecodeError(f"a boolean of value {value}")
         return value == 1
 
     def array(self, limit: int, item: Callable[[], T]) -> list[T]:
-        """Take an array of at most ``limit`` items, each taken by ``item``."""
+        """Take an array.
+
+        :param limit: the maximum number of items.
+        :param item: takes one item from this decoder.
+        :returns: the items.
+        :raises DecodeError: the array has more items, or the payload ends too early.
+        """
         count = self.uint32()
         if count > limit:
             raise DecodeError(f"an array of {count} items, {limit} are possible")
@@ -100,49 +132,78 @@ class Decoder:
 
 
 class Encoder:
-    """Puts values together to a payload."""
+    """Encodes values, one after the other."""
 
     def __init__(self) -> None:
         self._packer = Packer()
 
     def uint32(self, value: int) -> None:
-        """Put an unsigned 32-bit number."""
+        """Add an unsigned 32-bit number.
+
+        :param value: the number.
+        :raises ConversionError: the number is out of range (``xdrlib3``).
+        """
         self._packer.pack_uint(value)
 
     def int32(self, value: int) -> None:
-        """Put a signed 32-bit number."""
+        """Add a signed 32-bit number.
+
+        :param value: the number.
+        :raises ConversionError: the number is out of range (``xdrlib3``).
+        """
         self._packer.pack_int(value)
 
     def uint64(self, value: int) -> None:
-        """Put an unsigned 64-bit number."""
+        """Add an unsigned 64-bit number.
+
+        :param value: the number.
+        """
         self._packer.pack_uhyper(value)
 
     def int64(self, value: int) -> None:
-        """Put a signed 64-bit number."""
+        """Add a signed 64-bit number.
+
+        :param value: the number.
+        """
         self._packer.pack_hyper(value)
 
     def double(self, value: float) -> None:
-        """Put a double-precision number."""
+        """Add a double-precision number.
+
+        :param value: the number.
+        """
         self._packer.pack_double(value)
 
     def boolean(self, value: bool) -> None:
-        """Put a boolean."""
+        """Add a boolean.
+
+        :param value: the boolean.
+        """
         self._packer.pack_bool(value)
 
     def opaque(self, value: bytes) -> None:
-        """Put bytes whose number both sides know."""
+        """Add a fixed number of bytes. The number is not encoded.
+
+        :param value: the bytes.
+        """
         self._packer.pack_fopaque(len(value), value)
 
     def string(self, value: str) -> None:
-        """Put a string."""
+        """Add a string.
+
+        :param value: the string.
+        """
         self._packer.pack_string(raw(value))
 
     def optional_string(self, value: str | None) -> None:
-        """Put a string that may be absent."""
+        """Add a string that may be absent.
+
+        :param value: the string; None if it is absent.
+        """
         self.boolean(value is not None)
         if value is not None:
             self.string(value)
 
     def payload(self) -> bytes:
-        """Return all that was put."""
+        """Return the encoded values."""
         return self._packer.get_buffer()

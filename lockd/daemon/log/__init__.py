@@ -1,1 +1,1 @@
-"""The log: what it is set to, which messages are wanted, where they go."""
+"""The log: its settings, the choice of messages, and their destinations."""

@@ -1,7 +1,7 @@
-"""The log: which messages are wanted, and where they go.
+"""The log: passes the messages of the daemon to the outputs that are set.
 
-Python's ``logging`` underneath. A filter becomes the level of the loggers that it matches, so a message that
-nobody wants costs one look-up, with or without filters.
+It uses Python's ``logging``. A filter is applied by setting the level of the loggers that it matches. So a
+message that no output wants costs one look-up, with or without filters.
 """
 
 import logging
@@ -40,23 +40,24 @@ _LIBVIRT_NAMES: Final = {
     "lockd.daemon.systemd": "util.systemd",
     "lockd.wire": "rpc.netmessage",
 }
-"""The names that virtlockd gives to what a package or module does: filters that were written for it go on
-working. The longest one that fits counts."""
+"""virtlockd's names for the parts of the daemon, by the package or module of lockd. So filters that were
+written for virtlockd keep working. If a module has no entry, that of the nearest package above it applies."""
 
 _EARLY_MAX: Final = 1000
+"""How many messages are kept until the outputs are open. Further ones are dropped."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Log:
-    """Hands every message that is wanted to every output that wants it.
+    """Passes each message to the outputs whose level it has.
 
-    Until ``open`` is called messages are kept, and handed over then.
+    Messages that are logged before ``open`` is called are kept, and passed on by ``open``.
 
-    :ivar filters: other levels for parts of the daemon; the first one that matches counts.
-    :ivar outputs: where messages go.
-    :param settings: what it is set to at the start.
-    :param inodes: the registry that its files are claimed in.
+    :param settings: the settings at the start.
+    :param inodes: the registry of inodes, in which the log files are claimed.
+    :ivar filters: the levels for parts of the daemon. The first filter that matches a part applies to it.
+    :ivar outputs: the destinations of the messages.
     """
 
     def __init__(self, settings: LogSettings, inodes: Inodes) -> None:
@@ -73,7 +74,10 @@ class Log:
         self._set_levels()
 
     def write(self, record: logging.LogRecord) -> None:
-        """Hand a message over."""
+        """Pass a message to the outputs.
+
+        :param record: the message.
+        """
         if self._early is not None:
             if len(self._early) < _EARLY_MAX:
                 self._early.append(record)
@@ -88,23 +92,25 @@ class Log:
     def open(self) -> None:
         """Open the outputs that were set at the start.
 
-        :raises LogSettingError: one cannot be opened.
+        :raises LogSettingError: the file of an output cannot be opened.
         """
         self._open(self.outputs)
 
     def set_filters(self, text: str) -> None:
-        """Set the filters, until the daemon ends.
+        """Set the filters. They stay in force until the daemon ends, also after a live upgrade.
 
-        :raises LogSettingError: the text is wrong; nothing has changed.
+        :param text: the filters, as for ``parse_filters``.
+        :raises LogSettingError: the text is invalid. Nothing has changed.
         """
         self.filters = parse_filters(text)
         self._changed["filters"] = text
         self._set_levels()
 
     def set_outputs(self, text: str) -> None:
-        """Set the outputs, until the daemon ends; without any, the default one is set.
+        """Set the outputs. They stay in force until the daemon ends, also after a live upgrade.
 
-        :raises LogSettingError: the text is wrong, or a file cannot be opened; nothing has changed.
+        :param text: the outputs, as for ``parse_outputs``. If there are none, the default output is set.
+        :raises LogSettingError: the text is invalid, or a file cannot be opened. Nothing has changed.
         """
         self._open(parse_outputs(text) or [self._default_output])
         self._changed["outputs"] = text
@@ -130,7 +136,8 @@ class Log:
 
     def _close_files_but(self, kept: set[LogFile], *, among: set[LogFile]) -> None:
         for file in among - kept:
-            # Nothing else has the inode open, and nothing is locked on it: it was claimed all the time.
+            # This ends no lock (Invariant 1). The log has claimed the inode all the time, so nothing else in
+            # this process has opened it or locked it.
             with suppress(OSError):
                 self._inodes.close(file.claim)
 
@@ -153,13 +160,20 @@ class Log:
     # Hand-over
 
     def describe(self) -> dict[str, Any]:
-        """Return what the next program has to know: what was set while this one ran, and the open files."""
+        """Return what the next program has to know of the log: ``adopt`` takes it.
+
+        :returns: a JSON object: the settings that were changed at run time, and the descriptors of the log
+            files.
+        """
         return {**self._changed, "files": [file.claim.fd for file in self._files]}
 
     def adopt(self, document: dict[str, Any]) -> None:
-        """Go on as the log that ``document`` describes; what nobody has set comes from the configuration.
+        """Continue the log of the program before this one, after a live upgrade, and open the outputs.
 
-        The outputs are open then; standard error is where one cannot be opened.
+        Settings that were not changed at run time come from the configuration of this program. If an output
+        cannot be opened, messages go to standard error.
+
+        :param document: what ``describe`` returned in the program before. From virtlockd it is empty.
         """
         for fd in document.get("files", ()):
             with suppress(OSError, Claimed):
@@ -178,7 +192,7 @@ class Log:
 
 
 class _ToLog(logging.Handler):
-    """Where ``logging`` hands over to a log."""
+    """A handler of ``logging`` that passes messages to a log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()

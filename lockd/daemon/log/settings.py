@@ -1,6 +1,7 @@
-"""The log's settings: what virtlockd.conf, the environment and ``virt-admin`` say of levels and places.
+"""The settings of the log: levels, filters and outputs.
 
-The syntax, its limits and the error texts are virtlockd's, as measured: ``virt-admin`` shows them to its user.
+They come from the command line, the environment, virtlockd.conf and ``virt-admin``. The syntax, its limits
+and the error texts are virtlockd's, as measured; ``virt-admin`` shows the error texts to its user.
 """
 
 import os
@@ -25,14 +26,15 @@ _NUMBER = re.compile(r"\s*\+?0*([1-4])", re.ASCII)
 
 _TEXT_MAX: Final = 65536
 _SPACES_MAX: Final = 256
-"""Far beyond any use. A text of 4 MiB, which can be sent, would keep the daemon busy for minutes."""
+"""The largest number of characters and of spaces in a setting. Real settings have far less. A client can send
+a text of 4 MiB; without a limit it would keep the daemon busy for minutes."""
 
 _PARTS: Final = {"stderr": 2, "journald": 2, "syslog": 3, "file": 3}
-"""Destinations, and of how many parts a setting of theirs consists."""
+"""How many parts, separated by colons, the setting of an output has, by its destination."""
 
 
 class Level(IntEnum):
-    """How much is logged, as libvirt numbers it."""
+    """The level of a message, with libvirt's number."""
 
     DEBUG = 1
     INFO = 2
@@ -41,9 +43,11 @@ class Level(IntEnum):
 
 
 class LogSettingError(ValueError):
-    """The setting cannot be followed.
+    """A log setting is invalid, or its output cannot be opened.
 
-    :ivar errno: of the system call that failed; None where the text is wrong.
+    :param message: the error text.
+    :param errno: the error number of the system call that failed; None if the text of the setting is invalid.
+    :ivar errno: see the parameter.
     """
 
     def __init__(self, message: str, errno: int | None = None) -> None:
@@ -53,7 +57,11 @@ class LogSettingError(ValueError):
 
 @dataclass(frozen=True)
 class Filter:
-    """Another level for the parts of the daemon whose name holds ``match``, in which shell wildcards may be."""
+    """A level for some parts of the daemon, instead of the level of the whole log.
+
+    :ivar level: the lowest level that is logged.
+    :ivar match: the filter applies to parts whose name contains this text. It may have shell wildcards.
+    """
 
     level: Level
     match: str
@@ -62,15 +70,22 @@ class Filter:
         return f"{self.level}:*{self.match}*"
 
     def matches(self, name: str) -> bool:
-        """Whether the filter is for the part of this name."""
+        """Return whether the filter applies to a part of the daemon.
+
+        :param name: the name of the part: that of lockd's module, or virtlockd's name for it.
+        :returns: whether the filter applies.
+        """
         return fnmatchcase(name, f"*{self.match}*")
 
 
 @dataclass(frozen=True)
 class Output:
-    """A place for messages of at least ``level``.
+    """A destination for messages.
 
-    :ivar name: a file's absolute path, or the name under which syslog gets messages; None for other places.
+    :ivar level: the lowest level that is written there.
+    :ivar destination: ``stderr``, ``journald``, ``syslog`` or ``file``.
+    :ivar name: the absolute path of a file, or the name that messages have in syslog; None for other
+        destinations.
     """
 
     level: Level
@@ -84,10 +99,12 @@ class Output:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """All that the log is set to when the daemon starts.
+    """The settings of the log at the start of the daemon.
 
-    :ivar level: for the parts of the daemon that no filter is for.
-    :ivar default_output: where messages go when nothing is said.
+    :ivar level: the lowest level that is logged for parts of the daemon that no filter matches.
+    :ivar filters: the filters. The first one that matches a part applies to it.
+    :ivar outputs: the outputs.
+    :ivar default_output: the output that is used if none is set.
     """
 
     level: Level
@@ -97,9 +114,11 @@ class LogSettings:
 
 
 def parse_filters(text: str) -> list[Filter]:
-    """Return filters from text like ``1:locking 4:rpc``; the first one that matches will count.
+    """Parse filters.
 
-    :raises LogSettingError: the text is wrong; says where.
+    :param text: the filters, for example ``1:locking 4:rpc``.
+    :returns: the filters, in the same order.
+    :raises LogSettingError: the text is invalid. The message names the invalid item.
     """
     return [_parse_filter(item) for item in _items(text)]
 
@@ -111,7 +130,7 @@ def _parse_filter(text: str) -> Filter:
     number = _level(level)
     if number is None:
         raise LogSettingError(f"Invalid priority '{level}' for filter '{text}'")
-    # In older versions of libvirt a plus sign asked for stack traces.
+    # In older versions of libvirt, a plus sign requested stack traces. It has no effect.
     match = rest[0].removeprefix("+")
     if not match:
         raise LogSettingError(f"Invalid match string '{rest[0]}'")
@@ -119,9 +138,11 @@ def _parse_filter(text: str) -> Filter:
 
 
 def parse_outputs(text: str) -> list[Output]:
-    """Return outputs from text like ``3:stderr 1:file:/tmp/log``; of two for one place the last one counts.
+    """Parse outputs.
 
-    :raises LogSettingError: the text is wrong; says where.
+    :param text: the outputs, for example ``3:stderr 1:file:/tmp/log``.
+    :returns: the outputs. If several have the same destination and name, only the last one of them.
+    :raises LogSettingError: the text is invalid. The message names the invalid item.
     """
     outputs: dict[tuple[str, str | None], Output] = {}
     for item in _items(text):
@@ -167,9 +188,17 @@ def _level(text: str) -> Level | None:
 def settings_at_start(
     config: Config, config_file: Path, environment: Mapping[str, str], *, verbose: bool, background: bool
 ) -> LogSettings:
-    """Return what the log is set to by the command line, the environment and the configuration, in this order.
+    """Return the settings of the log at the start of the daemon.
 
-    :raises Failure: one of them is wrong; says which.
+    The environment takes precedence over the configuration.
+
+    :param config: the configuration.
+    :param config_file: the path of the configuration file, for error messages.
+    :param environment: the environment variables.
+    :param verbose: whether at least informational messages are logged.
+    :param background: whether the daemon goes into the background.
+    :returns: the settings.
+    :raises Failure: a setting is invalid. The message names its source.
     """
     level = (
         _chosen(
@@ -196,7 +225,12 @@ def settings_at_start(
 
 
 def _chosen(parse: Callable[[str], T], *sources: tuple[str, str | None]) -> T | None:
-    """Return what the first source that says anything says."""
+    """Parse the first text that is not empty; return None if there is none.
+
+    :param parse: parses a text.
+    :param sources: the name of each source, for error messages, and its text.
+    :raises Failure: the text is invalid.
+    """
     for where, text in sources:
         if text:
             try:
@@ -214,9 +248,14 @@ def _named_level(text: str) -> Level:
 
 
 def _default_output(level: Level, environment: Mapping[str, str], *, background: bool) -> Output:
-    """Return where a daemon logs to that is not told: a terminal, the journal, a file, or standard error."""
+    """Return the output that is used if none is set.
+
+    It is standard error for a daemon in the foreground of a terminal, otherwise the journal. On a host
+    without a journal, it is a file for a daemon in the background, otherwise standard error.
+    """
     if (background or not _on_terminal()) and Path(JOURNAL_SOCKET).exists():
-        # The journal limits how much it takes: debugging messages would cost it the others.
+        # The journal limits the rate of messages (RateLimitBurst= in journald.conf(5)). If debug messages
+        # used up that limit, the journal would drop more important ones.
         return Output(max(level, Level.INFO), "journald")
     if background:
         return Output(level, "file", str(_log_directory(environment) / "virtlockd.log"))

@@ -1,7 +1,7 @@
-"""Where log messages go. No sink ever waits: a message that its receiver has no room for is dropped.
+"""The destinations of log messages. A message is dropped if its receiver has no room for it.
 
-A daemon that stood still because nobody reads its log would hold up every guest (Invariant 3). That is also why
-this speaks to journald and syslog itself: their libraries wait until there is room.
+A daemon that waits for the reader of its log would delay every guest (Invariant 3). For the same reason, the
+protocols of journald and syslog are implemented here: their libraries wait until there is room.
 """
 
 import errno
@@ -20,29 +20,42 @@ from lockd.engines.files.inodes import Claim, Claimed, Inodes
 _SYSLOG_SOCKET: Final = "/dev/log"
 _FACILITY_DAEMON: Final = 3
 _PRIORITIES: Final = {Level.DEBUG: 7, Level.INFO: 6, Level.WARNING: 4, Level.ERROR: 3}
-"""syslog's numbers (syslog(3)), which the journal uses too."""
+"""The priorities of syslog(3). The journal uses the same numbers."""
 
 _STDERR: Final = 2
 _LENGTH = struct.Struct("<Q")
 
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127)} | {ord("\n"): "\\n"}
-"""Names that peers choose must not look like another line of the log."""
+"""Replacements for control characters. Peers choose names that are logged; a line break in such a name must
+not look like another line of the log."""
 
 
 class Sink(Protocol):
-    """Takes messages."""
+    """A destination of messages."""
 
     def write(self, record: logging.LogRecord) -> None:
-        """Take one message; whatever is wrong with the receiver, nothing is raised."""
+        """Write one message. This neither waits nor raises anything, whatever the state of the receiver is.
+
+        :param record: the message.
+        """
 
 
 def level_of(record: logging.LogRecord) -> Level:
-    """Return libvirt's level for a message."""
+    """Return libvirt's level for a message.
+
+    :param record: the message.
+    :returns: the level.
+    """
     return Level(min(max(record.levelno // 10, Level.DEBUG), Level.ERROR))
 
 
 def text_of(record: logging.LogRecord) -> str:
-    """Return a message's text in one line; only a fault of the daemon's own is followed by its traceback."""
+    """Return the text of a message.
+
+    :param record: the message.
+    :returns: the text, in one line. If the message reports an exception, which is a bug in the daemon, the
+        lines of its traceback follow.
+    """
     text = record.getMessage().translate(_CONTROL)
     if record.exc_info:
         text += "\n" + logging.Formatter().formatException(record.exc_info)
@@ -54,12 +67,22 @@ def _module_of(record: logging.LogRecord) -> str:
 
 
 def _is_traced(record: logging.LogRecord) -> bool:
-    """Whether the record tells where it was made. Compiled code has no frames, so its caller's caller is told."""
+    """Return whether the record has the place in the code where it was logged.
+
+    For messages of compiled code, which has no frames, ``logging`` records a place in an interpreted caller
+    instead.
+    """
     return record.module == _module_of(record)
 
 
 def line_of(record: logging.LogRecord) -> bytes:
-    """Return the line of a message, in libvirt's form: time, pid, level, where it was logged, and its text."""
+    """Return a message as a line in libvirt's format.
+
+    The line has the time (UTC), the pid, the level, the place in the code, and the text.
+
+    :param record: the message.
+    :returns: the line, with its line break.
+    """
     seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
     level = level_of(record).name.lower()
     line = (
@@ -78,9 +101,12 @@ class StandardError:
         self._torn = False
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write a line, as far as there is room: it may be a pipe that nobody reads.
+        """Write a line, as far as there is room. Standard error may be a pipe that nobody reads.
 
-        A pipe that can be written to has room for PIPE_BUF bytes, and a larger write may wait (pipe(7)).
+        A pipe that poll(2) reports as writable has room for PIPE_BUF bytes; a larger write may wait
+        (pipe(7)).
+
+        :param record: the message.
         """
         line = line_of(record)
         if self._torn:
@@ -95,10 +121,13 @@ class StandardError:
 
 
 class LogFile:
-    """A file that lines are added to.
+    """A file that lines are appended to.
 
-    Its inode is claimed. So a client cannot lock the log file, which would lose the lock when the log goes
-    elsewhere, and a file that is locked cannot become the log (Invariant 1).
+    Its inode is claimed (Invariant 1). So a client cannot lock the log file, as that lock would be lost when
+    the log file is closed. And a file that is locked cannot become the log file.
+
+    :param claim: the claim on the inode, with the descriptor to write to.
+    :ivar claim: see the parameter.
     """
 
     def __init__(self, claim: Claim) -> None:
@@ -109,17 +138,23 @@ class LogFile:
         return "the daemon itself, as its log"
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write a line; on a full disk it is lost."""
+        """Write a line. If the disk is full, the line is lost.
+
+        :param record: the message.
+        """
         with suppress(OSError):
             os.write(self.claim.fd, line_of(record))
 
     @classmethod
     def open(cls, path: str, inodes: Inodes) -> "LogFile":
-        """Return the log file of this path: the one that is open already where there is one.
+        """Open a log file, or return the one that is open already.
 
-        :raises LogSettingError: it cannot be opened, or is locked.
+        :param path: the absolute path of the file.
+        :param inodes: the registry of inodes. ``Inodes.close`` with the claim of the log file closes it.
+        :returns: the log file.
+        :raises LogSettingError: the file cannot be opened, or is locked.
         """
-        # Not blocking: at the other end of a named pipe there may be nobody.
+        # O_NONBLOCK: opening a named pipe that nobody reads must fail, not wait (fifo(7)).
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
         try:
             return cls(inodes.open_pinned(path, flags, None))
@@ -135,7 +170,7 @@ class LogFile:
 
 
 class _Datagrams:
-    """Sends messages to a socket that may not be there now, and come back."""
+    """Sends messages to a socket that may be missing for some time, because its service restarts."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -149,14 +184,17 @@ class _Datagrams:
 class Journal:
     """systemd's journal, by its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    What a message brings along under ``fields`` becomes its fields there.
+    If a message has an attribute ``fields``, its items become further fields in the journal.
     """
 
     def __init__(self) -> None:
         self._datagrams = _Datagrams(JOURNAL_SOCKET)
 
     def write(self, record: logging.LogRecord) -> None:
-        """Send a message with its fields."""
+        """Send a message with its fields.
+
+        :param record: the message.
+        """
         fields = {
             "MESSAGE": text_of(record),
             "PRIORITY": _PRIORITIES[level_of(record)],
@@ -181,14 +219,20 @@ def _journal_field(name: str, value: str) -> bytes:
 
 
 class Syslog:
-    """syslog, under a name of one's own."""
+    """syslog.
+
+    :param name: the name that the messages have there.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._datagrams = _Datagrams(_SYSLOG_SOCKET)
 
     def write(self, record: logging.LogRecord) -> None:
-        """Send a message, in the form that syslog(3) gives it."""
+        """Send a message, in the format of syslog(3).
+
+        :param record: the message.
+        """
         priority = _FACILITY_DAEMON * 8 + _PRIORITIES[level_of(record)]
         when = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
         message = f"<{priority}>{when} {self._name}[{record.process}]: {text_of(record)}"
@@ -196,9 +240,12 @@ class Syslog:
 
 
 def open_sink(output: Output, inodes: Inodes) -> Sink:
-    """Return where an output's messages go.
+    """Open the sink of an output.
 
-    :raises LogSettingError: its file cannot be opened.
+    :param output: the output.
+    :param inodes: the registry of inodes, in which a log file is claimed.
+    :returns: the sink.
+    :raises LogSettingError: the file cannot be opened, or is locked.
     """
     match output.destination:
         case "file":

@@ -1,1 +1,1 @@
-"""The programs that a client can call, and what they answer: their refusals, and who holds what."""
+"""The programs that clients can call, and the error replies, which name the holder of a lock."""

@@ -1,6 +1,7 @@
-"""The admin program: what each call of ``virt-admin`` does to the daemon's servers, clients and log.
+"""The admin program: ``virt-admin`` calls it to show and change the servers, clients and log of the daemon.
 
-Names, order and error texts are virtlockd's, as measured; ``virt-admin`` shows them to its user.
+The names, the order of the checks and the error texts are virtlockd's, as measured; ``virt-admin`` shows them
+to its user.
 """
 
 import grp
@@ -37,11 +38,12 @@ from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.xdr import DecodeError
 
 LIBVIRT_VERSION: Final = (9, 0, 0)
-"""The libvirt whose daemon this one has been measured against, and whose admin program it speaks."""
+"""The version of libvirt whose daemon was measured for lockd. Its admin program is implemented here."""
 
 _PRIORITY_WORKERS_MAX: Final = 1024
-"""lockd has no workers, and only keeps the number for virtlockd, which starts a thread for each of them: asked for
-four billion it aborts, and all locks are lost."""
+"""The largest number of priority workers that a client can set. lockd has no workers; it stores the number
+for virtlockd, which starts a thread for each of them. With four billion, virtlockd would abort, and all locks
+would be lost."""
 
 _PRESERVE: Final = int(ShutdownFlags.PRESERVE)
 
@@ -51,19 +53,21 @@ _logger = logging.getLogger(__name__)
 
 
 _Answer: TypeAlias = Callable[[Session, Arguments], bytes]
-"""Does what is asked, and returns the payload that says so."""
+"""Carries out one call, and returns the payload of the reply."""
 
 
 class AdminProgram:
-    """Answers the calls of the admin program; on the admin socket, so to the daemon's own user only.
+    """Answers the calls of the admin program.
+
+    Only the user of the daemon can call it, through the admin socket.
 
     :param servers: all servers of the daemon, in the order in which virt-admin lists them.
-    :param reactor: what ends connections, and the daemon, after the reply was sent.
-    :param log: the daemon's log.
-    :param lifetime: how long the daemon runs.
-    :param table: who holds what.
-    :ivar key: the program's number and version.
-    :ivar handlers: what answers each procedure, by the procedure's number.
+    :param reactor: ends a connection, or the daemon, in the turn after the reply.
+    :param log: the log of the daemon.
+    :param lifetime: decides when the daemon ends.
+    :param table: the lock table.
+    :ivar key: the number and the version of the program.
+    :ivar handlers: the handlers of its procedures, by the procedures' numbers.
     """
 
     key: Final[ProgramKey] = (admin.PROGRAM, admin.VERSION)
@@ -110,7 +114,7 @@ class AdminProgram:
             return refuse(session, call, refused.reply)
         except DecodeError:
             return refuse(session, call, rpc_error("Unable to decode message payload"))
-        # A client that has ended its own connection gets no reply.
+        # There is no reply if the client has closed its own connection with this call.
         return encode_reply(call, result) if session.is_open() else NO_REPLY
 
     # Connections and servers
@@ -120,7 +124,7 @@ class AdminProgram:
         return b""
 
     def _connect_close(self, session: Session, _arguments: Arguments) -> bytes:
-        # In the next turn: the reply goes out in this one.
+        # In the next turn, as the reply is sent at the end of this one.
         self._reactor.again(session.close)
         return b""
 
@@ -135,7 +139,7 @@ class AdminProgram:
 
     def _lookup_server(self, _session: Session, arguments: Arguments) -> bytes:
         name = arguments.name()
-        arguments.uint32()  # flags, which virtlockd does not look at
+        arguments.uint32()  # the flags, which virtlockd ignores
         return admin.encode_server(self._server(name).name)
 
     def _update_tls_files(self, _session: Session, arguments: Arguments) -> bytes:
@@ -161,7 +165,7 @@ class AdminProgram:
 
     def _set_threadpool_parameters(self, _session: Session, arguments: Arguments) -> bytes:
         name, parameters, flags = arguments.name(), arguments.parameters(), arguments.uint32()
-        limits = self._found_server(name).limits
+        limits = self._matching_server(name).limits
         _check_names(parameters)
         _no_flags(Procedure.SET_THREADPOOL_PARAMETERS, flags)
         numbers = _numbers(parameters, ("maxWorkers", "minWorkers", "prioWorkers"))
@@ -198,7 +202,7 @@ class AdminProgram:
 
     def _client_get_info(self, _session: Session, arguments: Arguments) -> bytes:
         client, flags = arguments.client(), arguments.uint32()
-        session = self._found_server(client.server).sessions.get(client.id)
+        session = self._matching_server(client.server).sessions.get(client.id)
         if session is None:
             message = f"no client with matching id '{client.id}' found"
             raise Refused(no_client(message, ErrorDomain.ADMIN))
@@ -235,7 +239,7 @@ class AdminProgram:
 
     def _set_client_limits(self, _session: Session, arguments: Arguments) -> bytes:
         name, parameters, flags = arguments.name(), arguments.parameters(), arguments.uint32()
-        server = self._found_server(name)
+        server = self._matching_server(name)
         limits = server.limits
         _check_names(parameters)
         _no_flags(Procedure.SET_CLIENT_LIMITS, flags)
@@ -262,7 +266,7 @@ class AdminProgram:
     def _get_logging_filters(self, _session: Session, arguments: Arguments) -> bytes:
         _no_flags(Procedure.GET_LOGGING_FILTERS, arguments.uint32())
         filters = self._log.filters
-        # Each ends with a space, as virtlockd's do.
+        # A space follows each filter, the last one too, as in virtlockd's reply.
         return admin.encode_filters("".join(f"{item} " for item in filters) or None, len(filters))
 
     def _set_logging_outputs(self, _session: Session, arguments: Arguments) -> bytes:
@@ -289,7 +293,7 @@ class AdminProgram:
         timeout, flags = arguments.uint32(), arguments.uint32()
         _no_flags(Procedure.SET_DAEMON_TIMEOUT, flags)
         self._lifetime.timeout = timeout or None
-        _logger.info("the daemon ends after %d seconds without clients and locks; 0 is never", timeout)
+        _logger.info("the daemon ends after %d seconds without clients and locks; 0 means never", timeout)
         return b""
 
     def _daemon_shutdown(self, _session: Session, arguments: Arguments) -> bytes:
@@ -300,14 +304,14 @@ class AdminProgram:
             message = f"{held} locks are held, and would end with the daemon: nothing can preserve them"
             raise Refused(operation_invalid(message))
         _logger.info("an administrator ends the daemon")
-        # In the next turn: the reply goes out in this one.
+        # In the next turn, as the reply is sent at the end of this one.
         self._reactor.again(self._lifetime.stop)
         return b""
 
-    # What calls name
+    # Servers by their names
 
     def _server(self, name: str) -> Server:
-        """Return the server of this name.
+        """Return the server with a name.
 
         :raises Refused: there is none.
         """
@@ -316,10 +320,13 @@ class AdminProgram:
                 return server
         raise Refused(no_server(f"No server named '{name}'", ErrorDomain.RPC))
 
-    def _found_server(self, name: str) -> Server:
-        """Do the same; where there is none, say so as virtlockd does in the procedures that take parameters.
+    def _matching_server(self, name: str) -> Server:
+        """Return the server with a name.
 
-        :raises Refused: there is none.
+        In some procedures, virtlockd returns another error than that of ``_server`` if there is no such
+        server.
+
+        :raises Refused: there is none. The error is that of these procedures.
         """
         try:
             return self._server(name)
@@ -361,7 +368,8 @@ def _encode_numbers(**numbers: int) -> bytes:
     )
 
 
-# What virtlockd refuses, in its order: flags after names, parameters in the order of their names.
+# The checks of virtlockd, in its order: flags are checked after names, and parameters in the order of their
+# names.
 
 
 def _no_flags(procedure: Procedure, flags: int) -> None:
@@ -377,9 +385,10 @@ def _check_names(parameters: Iterable[Parameter]) -> None:
 
 
 def _numbers(parameters: Iterable[Parameter], known: Iterable[str]) -> dict[str, int]:
-    """Return the values of unsigned numbers by their names.
+    """Return the values of parameters that are unsigned numbers, by the parameters' names.
 
-    :raises Refused: one is not ``known``, comes twice, or is of another type.
+    :param known: the names that are allowed.
+    :raises Refused: a name is not allowed or occurs twice, or a value has another type.
     """
     numbers: dict[str, int] = {}
     for name, type_, value in sorted(parameters, key=lambda parameter: parameter.name):

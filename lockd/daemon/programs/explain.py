@@ -1,4 +1,4 @@
-"""Explains refusals: which guest or process holds a lock, as far as this host can know (Invariant 6)."""
+"""Explanations of refusals: which guest or process holds a lock, if this host can know it (Invariant 6)."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,15 +10,15 @@ from lockd.locks.errors import Busy, Outsider
 from lockd.locks.resource import Resource, State
 
 _OWNERS_NAMED: Final = 3
-"""How many owners of a shared disk a message names. A hundred guests may share one."""
+"""How many owners of a shared resource a message names. A hundred guests may share a disk."""
 
 
 class Explainer:
-    """Finds words for who holds a lock.
+    """Names the holder of a lock in error messages.
 
-    :param owner_of: returns the owner of a pid, or None where it is not known.
-    :param slow_mount: returns where the file system of a path is mounted, if other hosts or file servers may lock files
-        there, or None.
+    :param owner_of: returns the owner with a pid, or None if there is none.
+    :param slow_mount: returns the mount point of the file system of a path if other hosts or file servers may
+        lock files there, otherwise None.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Explainer:
         self._slow_mount = slow_mount
 
     def busy(self, error: Busy) -> str:
-        """Return the message of an error, with the holder of the lock.
+        """Return the message of an error, and add the holder of the lock if it is known.
 
         :param error: the error.
         :returns: the message.
@@ -52,25 +52,25 @@ class Explainer:
     def _name_outsider(self, outsider: Outsider) -> str:
         pid = outsider.pid
         if pid <= 0:
-            # With a slash at its end, all of the path is followed.
+            # The slash at the end makes ``slow_mount`` follow the last component of the path too.
             if self._slow_mount(f"{outsider.path}/") is not None:
                 return "another host"
-            # No other host can lock there. An open file description has no process (F_OFD_SETLK in fcntl(2)), and a
-            # process of another pid namespace, such as a container's, has no number here.
+            # No other host can lock this file. A lock of an open file description has no process (F_OFD_SETLK
+            # in fcntl(2)). A process in another pid namespace, for example in a container, has no pid here.
             return "a process of this host that the kernel does not name"
         command = command_name(pid)
         if command is None:
             return f"pid {pid}"
-        # A process may call itself anything; a message is one line.
+        # A process can give itself any name, with line breaks too. The message must stay one line.
         printable = "".join(letter if letter.isprintable() else "?" for letter in command)
         return f"process {printable} (pid {pid})"
 
 
 def owner_name(pid: int, process: OwnerProcess | None) -> str:
-    """Return how messages name an owner.
+    """Return the name of an owner in messages.
 
-    :param pid: the owner's pid.
-    :param process: the owner, or None where only the pid is known.
-    :returns: the name and the pid, or the pid alone.
+    :param pid: the pid of the owner.
+    :param process: the owner, or None if only the pid is known.
+    :returns: the name of the domain and the pid, or only the pid.
     """
     return process.describe() if process is not None else f"pid {pid}"

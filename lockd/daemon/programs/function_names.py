@@ -1,4 +1,7 @@
-"""The names of virtlockd's functions, which its error messages contain. Clients see them, so they are measured facts."""
+"""The names of virtlockd's functions that its error messages contain.
+
+Clients see these messages, so lockd sends the same names (measured).
+"""
 
 from typing import Final
 
@@ -13,7 +16,8 @@ LOCK: Final = {
     lock.Procedure.ACQUIRE_RESOURCE: "virLockSpaceProtocolDispatchAcquireResource",
     lock.Procedure.RELEASE_RESOURCE: "virLockSpaceProtocolDispatchReleaseResource",
 }
-"""By the procedure of the lock program. CREATE_LOCKSPACE takes no flags, so no message names its function."""
+"""The names by the procedures of the lock program. CREATE_LOCKSPACE has none: it has no flags, so no error
+message names its function."""
 
 ADMIN: Final = {
     admin.Procedure.CONNECT_OPEN: "adminDispatchConnectOpen",
@@ -34,4 +38,4 @@ ADMIN: Final = {
     admin.Procedure.SET_DAEMON_TIMEOUT: "adminConnectSetDaemonTimeout",
     admin.Procedure.DAEMON_SHUTDOWN: "adminConnectDaemonShutdown",
 }
-"""By the procedure of the admin program."""
+"""The names by the procedures of the admin program."""

@@ -1,4 +1,4 @@
-"""The lock program: what each of its calls does to the locks."""
+"""The lock program: clients call it to register owners, and to acquire and release locks."""
 
 import os
 from collections.abc import Callable
@@ -44,20 +44,21 @@ _UNREGISTERED = operation_invalid("lock owner details have not been registered")
 _clock: Final = perf_counter_ns
 
 _Procedure: TypeAlias = Callable[[Session, bytes], Continuation | None]
-"""Does what is asked; returns what has to be awaited for it, if anything has to."""
+"""Carries out one call. Returns None if that is done, otherwise the continuation, which has to be awaited."""
 
 
 class LockProgram:
     """Answers the calls of the lock program.
 
-    :param table: who holds what.
-    :param locker: acquires and releases.
-    :param owners: who is registered.
-    :param explain: names the holder of a lock.
-    :param tasks: where calls go on that cannot be answered on the spot.
-    :param counters: counts what is granted and refused.
-    :ivar key: the program's number and version.
-    :ivar handlers: what answers each procedure, by the procedure's number.
+    :param table: the lock table.
+    :param locker: acquires and releases locks.
+    :param owners: the registered owners.
+    :param explain: names the holder of a lock in error messages.
+    :param tasks: runs the continuations of calls that may block.
+    :param counters: counts granted and refused acquires.
+    :ivar tasks: see the parameter.
+    :ivar key: the number and the version of the program.
+    :ivar handlers: the handlers of its procedures, by the procedures' numbers.
     """
 
     key: Final[ProgramKey] = (lock.PROGRAM, lock.VERSION)
@@ -92,7 +93,13 @@ class LockProgram:
         }
 
     def refuse(self, session: Session, call: Frame, error: Exception) -> bytes:
-        """Note why a call was refused, and return the reply that says so."""
+        """Log and count a refused call, and encode the reply.
+
+        :param session: the client that sent the call.
+        :param call: the call.
+        :param error: why it was refused: a ``LockError``, ``Refused`` or ``DecodeError``.
+        :returns: the bytes of the reply.
+        """
         match error:
             case LockError():
                 message = self._message(error)
@@ -125,7 +132,7 @@ class LockProgram:
         try:
             self._owners.register(session, owner)
         except OSError as error:
-            # Unwatched, it could lose its locks while it still writes (Invariant 2).
+            # Without a pidfd, the owner could not be killed before its locks are released (Invariant 2).
             number = error.errno or 0
             message = f"Unable to watch over owner {owner.pid}: {os.strerror(number)}"
             raise Refused(system_error(message, number, ErrorDomain.RPC)) from None
@@ -144,7 +151,7 @@ class LockProgram:
         path = lock.decode_create_lockspace(payload)
         if session.restricted:
             raise Refused(_RESTRICTED)
-        # The direct lockspace has no directory, and is always there.
+        # An empty path is the direct lockspace. It has no directory and always exists.
         return self._locker.create_lockspace(path) if path else None
 
     def _create_resource(self, session: Session, payload: bytes) -> Continuation | None:
@@ -185,7 +192,7 @@ class LockProgram:
 
 
 class _ProcedureHandler(Handler):
-    """Has one procedure do what is asked, on the spot or later, and replies how that went."""
+    """Answers the calls of one procedure of the lock program."""
 
     def __init__(self, program: LockProgram, number: int, procedure: _Procedure) -> None:
         self._program = program
@@ -216,7 +223,11 @@ class _ProcedureHandler(Handler):
 
 
 def _check(session: Session, procedure: Procedure, flags: int, *, registered: bool = True) -> None:
-    """Refuse what virtlockd refuses, in its order."""
+    """Check the flags and the state of a session, in virtlockd's order.
+
+    :param registered: whether the procedure needs a registered owner.
+    :raises Refused: a check failed.
+    """
     if flags:
         raise Refused(unsupported_flags(flags, _FUNCTIONS[procedure]))
     if session.restricted:
@@ -226,7 +237,10 @@ def _check(session: Session, procedure: Procedure, flags: int, *, registered: bo
 
 
 def _owner_pid(session: Session) -> int:
-    """Return for whom the session acquires and releases, if it still may."""
+    """Return the pid of the owner that a session acquires and releases for.
+
+    :raises Refused: the session is restricted or has no owner, or the owner has ended.
+    """
     owner = session.owner
     if owner is None or owner.ended or session.restricted:
         raise _not_allowed(session)
@@ -238,5 +252,6 @@ def _not_allowed(session: Session) -> Refused:
         return Refused(_RESTRICTED)
     if session.owner is None:
         return Refused(_UNREGISTERED)
-    # Nobody would end its locks, and a later process of its pid may hold others.
+    # Locks of an owner that has ended would never be released. And its pid may belong to a new owner with
+    # other locks.
     return Refused(operation_invalid(f"owner process {session.owner.pid} has ended"))

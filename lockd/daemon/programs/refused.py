@@ -1,12 +1,13 @@
-"""A call that a program refuses, and the reply that says why."""
+"""The exception for a call that a program refuses."""
 
 from lockd.wire.errors import ErrorReply
 
 
 class Refused(Exception):
-    """The call is not carried out.
+    """The call is refused, and nothing has changed.
 
-    :ivar reply: the error that the client gets.
+    :param reply: the error for the client.
+    :ivar reply: see the parameter.
     """
 
     def __init__(self, reply: ErrorReply) -> None:

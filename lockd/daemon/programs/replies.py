@@ -1,4 +1,4 @@
-"""What the wire says of what the lock table refused: libvirt's error for each of its errors."""
+"""The error replies for the errors of the lock table and the engines, with libvirt's error codes."""
 
 from lockd.locks.errors import (
     Busy,
@@ -25,9 +25,13 @@ from lockd.wire.errors import (
 
 
 def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply:
-    """Return the reply that reports ``error``.
+    """Return the error reply for an error.
 
-    :param message: says it better than the error itself.
+    :param error: the error.
+    :param message: the message of the reply; None for that of the error itself. For ``NotOwner`` the reply
+        always has virtlockd's message.
+    :returns: the reply.
+    :raises TypeError: no reply is defined for errors of this class.
     """
     text = str(error) if message is None else message
     match error:
@@ -42,7 +46,7 @@ def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply
         case NotADirectory():
             return internal_error(text, ErrorDomain.LOCKSPACE)
         case NotOwner(pid=pid):
-            # The protocol sends a pid unsigned, and virtlockd prints it signed.
+            # A pid is unsigned in the protocol, but virtlockd prints it as a signed number.
             return internal_error(
                 f"owner {signed(pid)} does not hold the resource lock", ErrorDomain.LOCKSPACE
             )

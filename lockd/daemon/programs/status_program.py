@@ -1,4 +1,4 @@
-"""The status program: what ``lockctl`` asks of a running daemon."""
+"""The status program: ``lockctl`` calls it to look into a running daemon, and to release locks by force."""
 
 import os
 from collections.abc import Callable
@@ -27,25 +27,28 @@ from lockd.wire.frames import Frame, encode_reply
 from lockd.wire.status import Procedure, decode_document, encode_document
 
 _PAGE_LOCKS: Final = 200
-"""Locks told in one reply: about 1 ms of the reactor's time."""
+"""How many locks one reply has at most. Such a reply takes about 1 ms of the reactor's time."""
 
 
 _Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
-"""Answers the document of a question with another one."""
+"""Carries out one call: takes the document of the question, and returns the document of the answer."""
 
 
 class StatusProgram:
-    """Answers the calls of the status program; on the admin socket, so to the daemon's own user only.
+    """Answers the calls of the status program.
 
-    :param lock_server: the server of the lock socket.
-    :param table: who holds what.
+    Only the user of the daemon can call it, through the admin socket.
+
+    :param lock_server: the server for lock clients.
+    :param table: the lock table.
     :param locker: releases locks.
-    :param owners: who is registered.
-    :param counters: what the daemon has done.
-    :param holder_of: returns what a file is held for, by the file's identity, or None.
-    :param pid_file: the descriptor of the locked pid file, or None where there is none.
-    :ivar key: the program's number and version.
-    :ivar handlers: what answers each procedure, by the procedure's number.
+    :param owners: the registered owners.
+    :param counters: the counters of the daemon.
+    :param holder_of: returns the holder of the claim on an inode (``Claim.holder``), or None if it is not
+        claimed.
+    :param pid_file: the descriptor of the locked pid file, or None if there is none. It stays the caller's.
+    :ivar key: the number and the version of the program.
+    :ivar handlers: the handlers of its procedures, by the procedures' numbers.
     """
 
     key: Final[ProgramKey] = (status.PROGRAM, status.VERSION)
@@ -102,7 +105,11 @@ class StatusProgram:
         }
 
     def _locks(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return a page of the locks: those that were asked for after the one that ``after`` numbers."""
+        """Return one page of the locks, in the order of their numbers.
+
+        The page begins after the lock with the number ``after``. ``next`` in the answer is the number with
+        which to ask for the next page, or None if this page is the last one.
+        """
         after = question.get("after", 0)
         if not isinstance(after, int):
             raise Refused(invalid_argument("after has to be a number"))
@@ -110,11 +117,11 @@ class StatusProgram:
             _PAGE_LOCKS, (resource.number for resource in self._table if resource.number > after)
         )
         last = page[-1] if page else 0
-        told = [resource for resource in self._table if after < resource.number <= last]
-        told.sort(key=lambda resource: resource.number)
+        resources = [resource for resource in self._table if after < resource.number <= last]
+        resources.sort(key=lambda resource: resource.number)
         connections = self._connections()
         return {
-            "locks": [self._lock(resource, connections) for resource in told],
+            "locks": [self._lock(resource, connections) for resource in resources],
             "next": last if len(page) == _PAGE_LOCKS else None,
         }
 
@@ -136,7 +143,10 @@ class StatusProgram:
             return None
 
     def _connections(self) -> dict[int, int]:
-        """Return the number of each owner's own connection: while it lasts, the owner keeps its locks."""
+        """Return the numbers of the connections that owners made themselves, by the owners' pids.
+
+        An owner keeps its locks as long as this connection is open.
+        """
         sessions = self._lock_server.sessions.values()
         return {
             session.peer_pid: session.id
@@ -157,6 +167,7 @@ class StatusProgram:
             "state": resource.state.value,
             "since": resource.since,
             "slow_mount": resource.queue,
+            "listed": resource.engine.is_listed(resource),
             "device": device,
             "inode": inode,
             "fd": facts.get("fd"),
@@ -178,7 +189,10 @@ class StatusProgram:
         }
 
     def _release(self, question: dict[str, Any]) -> dict[str, Any]:
-        """End the holdings of owners that are gone or unknown, on one resource."""
+        """Release a lock whose owners have all ended.
+
+        :raises Refused: the resource is not held, or one of its owners may be alive.
+        """
         match question:
             case {"lockspace": str(lockspace), "resource": str(name)}:
                 resource = self._resource(lockspace, name)
@@ -197,7 +211,10 @@ class StatusProgram:
         return {"released": owners}
 
     def _check_gone(self, resource: Resource, pid: int) -> None:
-        """Refuse to take a lock from an owner that may still write (Invariant 2)."""
+        """Check that an owner has ended: an owner that can still write keeps its locks (Invariant 2).
+
+        :raises Refused: the owner may be alive.
+        """
         process = self._owners.get(pid)
         watched = process is not None and process.pidfd is not None
         if watched or was_running(pid, resource.since):

@@ -1,1 +1,1 @@
-"""What a daemon starts from: command line, configuration, pid file, listening sockets, the background."""
+"""The start of a daemon: command line, configuration, pid file, listening sockets, and the background."""

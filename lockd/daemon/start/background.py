@@ -1,4 +1,4 @@
-"""Going into the background, so that the caller learns whether the daemon has started."""
+"""Going into the background. The process that started the daemon learns whether it serves clients."""
 
 import os
 import sys
@@ -6,10 +6,15 @@ from collections.abc import Callable
 
 
 def go_into_background() -> Callable[[], None]:
-    """Continue in a process without a terminal, as daemon(7) describes; the calling process waits.
+    """Continue in a background process without a terminal, as daemon(7) describes.
 
-    :returns: to be called once the daemon serves: the calling process then ends with status 0. If this process
-        ends before that, the calling one ends with status 1; what went wrong was written to its stderr.
+    The original process does not return from this function. It waits until the daemon has started, and then
+    exits with status 0. If the background process ends before that, the original process exits with status 1;
+    the background process has written the error to the same standard error.
+
+    :returns: a function to be called once the daemon serves clients. It lets the original process exit, and
+        redirects standard input, output and error to /dev/null.
+    :raises OSError: no process or pipe can be created (fork(2), pipe(2)).
     """
     reader, writer = os.pipe()
     if os.fork():

@@ -16,9 +16,14 @@ _LOG_LEVEL_MAX: Final = 4
 
 @dataclass(frozen=True)
 class Config:
-    """What virtlockd.conf can set; the defaults are virtlockd's.
+    """The settings of virtlockd.conf. The defaults are virtlockd's.
 
-    :ivar log_level: 1 debug, 2 information, 3 warnings, 4 errors.
+    :ivar log_level: the level of messages to log: 1 debug, 2 information, 3 warnings, 4 errors; None if it is
+        not set.
+    :ivar log_filters: the log filters (``parse_filters``), or None if they are not set.
+    :ivar log_outputs: the log outputs (``parse_outputs``), or None if they are not set.
+    :ivar max_clients: how many clients may be connected to the lock socket at the same time.
+    :ivar admin_max_clients: how many clients may be connected to the admin socket at the same time.
     """
 
     log_level: int | None = None
@@ -29,12 +34,13 @@ class Config:
 
 
 def read_config(path: Path, *, required: bool) -> Config:
-    """Return the settings of a file.
+    """Read the configuration file.
 
     :param path: the file.
-    :param required: whether the file has to exist.
-    :returns: the settings; the defaults where the file is missing and not required.
-    :raises Failure: the file cannot be read, or something is wrong in it; says the line.
+    :param required: whether it is an error if the file does not exist.
+    :returns: the settings; the defaults if the file does not exist and is not required.
+    :raises Failure: the file cannot be read, or a setting in it is invalid. The message names the file, and
+        the line if it is known.
     """
     try:
         values = conf.read(path)

@@ -11,9 +11,13 @@ from lockd.libvirt.addresses import Addresses
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for.
+    """The options of the command line.
 
-    :ivar timeout: seconds without clients and locks after which the daemon ends, or None.
+    :ivar verbose: whether informational messages are logged too.
+    :ivar daemon: whether the daemon goes into the background.
+    :ivar timeout: after how many seconds without clients and locks the daemon ends; None for never.
+    :ivar config: the configuration file, absolute; None for the default one, which need not exist.
+    :ivar pid_file: the pid file.
     """
 
     verbose: bool
@@ -23,7 +27,7 @@ class Options:
     pid_file: Path
 
     def arguments(self) -> list[str]:
-        """Return a command line that asks for the same, from within any directory."""
+        """Return a command line with the same options, which is valid in any working directory."""
         return [
             *(["--verbose"] if self.verbose else []),
             *(["--daemon"] if self.daemon else []),
@@ -34,7 +38,14 @@ class Options:
 
 
 def parse_options(arguments: list[str], addresses: Addresses) -> Options:
-    """Return the options; ends the process where there are wrong ones, or help is asked for."""
+    """Parse the command line.
+
+    :param arguments: the arguments, without the program's name.
+    :param addresses: the paths that are the defaults.
+    :returns: the options.
+    :raises SystemExit: an argument is invalid, or help or the version was asked for. The text is printed
+        already.
+    """
     parser = argparse.ArgumentParser(
         prog="virtlockd",
         description="Holds the locks of virtual machines' disks, for libvirt.",
@@ -60,7 +71,8 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
     )
     parser.add_argument("-V", "--version", action="store_true", help="show the version and exit")
     options = vars(parser.parse_args(arguments))
-    # After all of the command line was understood: a daemon asks a program so before it executes it.
+    # Only after all arguments were checked. Before a live upgrade, the running daemon calls the next program
+    # with its own arguments and --version, to see whether that program accepts them.
     if options.pop("version"):
         print(f"virtlockd (lockd) {__version__}")
         sys.exit()
@@ -68,7 +80,7 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
 
 
 def _path(text: str) -> Path:
-    # A daemon in the background is in another directory than its caller.
+    # A daemon in the background has another working directory than the process that started it.
     return Path(text).absolute()
 
 

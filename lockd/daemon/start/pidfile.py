@@ -1,4 +1,7 @@
-"""The pid file: it names the daemon, and is locked by it, so that a second one refuses to start."""
+"""The pid file. It contains the pid of the daemon.
+
+The daemon locks the file, so that a second daemon refuses to start.
+"""
 
 import os
 from pathlib import Path
@@ -9,17 +12,21 @@ from lockd.linux.record_locks import lock_exclusive
 
 
 def acquire(path: Path) -> int:
-    """Lock and write the pid file; return its descriptor, which has to stay open.
+    """Lock the pid file, and write the pid of this process into it.
 
-    :raises Failure: another daemon has it, or it cannot be written.
+    :param path: the pid file. It is created if it does not exist.
+    :returns: the descriptor of the file. It has to stay open as long as the daemon runs: closing it ends the
+        lock.
+    :raises Failure: another daemon has locked the file, or the file cannot be written.
     """
     try:
         while True:
-            # Nothing else in this process has the file open yet, so closing it ends no lock.
+            # Nothing else in this process has the file open yet. So closing it ends no lock (Invariant 1).
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 lock_exclusive(fd)
-                # The daemon before this one may have removed the file before it let go of the lock.
+                # A daemon that ends removes the file before it releases the lock. So the locked file may no
+                # longer be the one at this path.
                 if path.exists() and identity_of(path.stat()) == identity_of(os.fstat(fd)):
                     write(fd)
                     return fd
@@ -36,7 +43,11 @@ def acquire(path: Path) -> int:
 
 
 def write(fd: int) -> None:
-    """Write this process's pid into the locked file, whose first line is a pid at any moment."""
+    """Write the pid of this process into the pid file. The first line of the file is a pid at any moment.
+
+    :param fd: the descriptor of the locked pid file.
+    :raises OSError: the file cannot be written.
+    """
     os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))
 
 

@@ -1,4 +1,4 @@
-"""The listening sockets: handed over by systemd, or made here."""
+"""The listening sockets of the daemon: passed by systemd, or created by the daemon itself."""
 
 import os
 import socket
@@ -9,14 +9,20 @@ from typing import Final
 from lockd.daemon.failure import Failure
 
 _BACKLOG: Final = 4096
-"""Clients that wait to be accepted: all guests of a host may start at once. The kernel caps it (somaxconn)."""
+"""How many clients may wait to be accepted: all guests of a host may start at the same time. The kernel
+limits this number to net.core.somaxconn (listen(2))."""
 
 
 @dataclass
 class Listeners:
-    """The listening sockets, and the paths of those that this daemon made itself.
+    """The listening sockets of a daemon.
 
-    A daemon that holds locks goes on without a socket that it cannot have.
+    A socket may be missing after a live upgrade: a daemon that holds locks continues without a socket that it
+    cannot create again.
+
+    :ivar lock: the socket for lock clients; None if it is missing.
+    :ivar admin: the socket for administration; None if it is missing, or if systemd did not pass one.
+    :ivar made: the paths of the sockets that the daemon created itself. It removes them when it ends.
     """
 
     lock: socket.socket | None
@@ -25,11 +31,14 @@ class Listeners:
 
 
 def listen(path: Path) -> socket.socket:
-    """Make a listening socket that only its owner can connect to.
+    """Create a listening socket that only the user of this process can connect to.
 
-    The pid file's lock is held, so a socket that is there already is a dead daemon's.
+    A socket file that exists already is replaced. It belongs to a daemon that has ended, as the caller has
+    locked the pid file.
 
-    :raises Failure: it cannot be made.
+    :param path: the path of the socket.
+    :returns: the socket, to be closed by the caller.
+    :raises Failure: the socket cannot be created.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old_mask = os.umask(0o077)

@@ -1,1 +1,1 @@
-"""A live upgrade: what a daemon leaves to the next program in its process, and how that goes on from there."""
+"""Live upgrade: the daemon saves its state, and the next program in the same process continues from it."""

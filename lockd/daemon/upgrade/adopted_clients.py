@@ -1,4 +1,4 @@
-"""Taking over owners and clients."""
+"""Adoption of owners, servers and clients from the state of the program before."""
 
 import os
 import socket
@@ -21,14 +21,16 @@ from lockd.wire.frames import Frame, FrameReader
 from lockd.wire.lock import Owner
 
 _WHOLE: Final = 1 << 32
-"""More bytes than any frame has."""
+"""More bytes than any frame has, so that the reader keeps the whole frame."""
 
 
 def adopt_owner(owners: Owners, entry: dict[str, Any]) -> None:
-    """Take over an owner and go on watching its process.
+    """Take over an owner, and watch its process.
 
-    :param owners: all owners.
-    :param entry: the owner's entry in the state.
+    :param owners: the owners of the daemon; the owner is added to them.
+    :param entry: the entry of the owner in the state. Its pidfd is closed when the owner is forgotten.
+    :raises OSError: the pidfd is not open, or cannot be watched.
+    :raises LookupError: the entry is incomplete.
     """
     details = Owner(UUID(entry["uuid"]), entry["name"], entry["id"], entry["pid"])
     pidfd = entry["pidfd"]
@@ -40,12 +42,13 @@ def adopt_owner(owners: Owners, entry: dict[str, Any]) -> None:
 
 
 def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
-    """Watch over the owners of locks that the state tells only the pids of.
+    """Watch the owners of which the state has only the pids.
 
-    virtlockd tells of owners only with their clients. All that is known of the others is that they write.
+    The state of virtlockd has the details of an owner only if a client is connected for it. Any other owner
+    holds locks too, so it may write to a disk.
 
-    :param owners: all owners.
-    :param table: the lock table.
+    :param owners: the owners of the daemon; those that are missing are added to them.
+    :param table: the lock table, with all adopted locks.
     """
     for pid in {pid for resource in table for pid in resource.holdings}:
         if owners.get(pid) is None:
@@ -54,17 +57,18 @@ def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
 
 
 def adopt_server(server: Server, reactor: Reactor, owners: Owners, entry: dict[str, Any]) -> None:
-    """Take over a server's limits and clients.
+    """Take over the limits and the clients of a server.
 
     :param server: the server.
-    :param reactor: what serves the clients.
-    :param owners: all owners.
-    :param entry: the server's entry in the state.
+    :param reactor: serves the clients.
+    :param owners: the owners of the daemon; owners of the clients are registered with them.
+    :param entry: the entry of the server in the state.
     """
     extra = salvage.dictionary(entry, "lockd")
     configured = salvage.dictionary(extra, "configured")
     for name in asdict(server.limits):
-        # A limit that was set at run time stays. One that came from the configuration may have changed there.
+        # A limit that was set at run time is kept. Any other limit comes from the configuration, which may
+        # have changed.
         if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
             setattr(server.limits, name, entry[name])
     adopt = partial(_adopt_client, server, reactor, owners)

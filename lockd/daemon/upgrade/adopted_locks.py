@@ -1,4 +1,4 @@
-"""Taking over locks: lockspaces, resources, and releases that were under way."""
+"""Adoption of lockspaces, locks, and unfinished releases from the state of the program before."""
 
 import logging
 from functools import partial
@@ -19,18 +19,20 @@ from lockd.locks.errors import Busy, NotHeld
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import LockTable
 
-_TOLD_PER_TURN: Final = 50
-"""Locks whose paths are looked at, in less than a millisecond, before the clients get their turn."""
+_LOGGED_PER_TURN: Final = 50
+"""How many locks are checked and logged before clients are served again. This many take less than a
+millisecond."""
 
 _logger = logging.getLogger(__name__)
 
 
 def adopt_lockspace(table: LockTable, now: float, entry: dict[str, Any]) -> None:
-    """Take over a lockspace and the resources in it.
+    """Take over a lockspace and its locks. A lock that cannot be taken over is logged.
 
     :param table: the lock table.
-    :param now: the time, in seconds since the epoch, for locks whose age is not known.
-    :param entry: the lockspace's entry in the state.
+    :param now: the present time, in seconds since the epoch. It is used for locks whose age is not known.
+    :param entry: the entry of the lockspace in the state.
+    :raises LookupError: the entry has no path.
     """
     lockspace = entry["directory"]
     table.add_lockspace(lockspace)
@@ -39,12 +41,14 @@ def adopt_lockspace(table: LockTable, now: float, entry: dict[str, Any]) -> None
 
 
 def finish_release(table: LockTable, locker: Locker, now: float, entry: dict[str, Any]) -> None:
-    """End a lock whose release was under way.
+    """Take over a lock whose release was under way, and release it.
 
     :param table: the lock table.
-    :param locker: releases it.
-    :param now: the time, in seconds since the epoch.
-    :param entry: the resource's entry in the state.
+    :param locker: releases the lock.
+    :param now: the present time, in seconds since the epoch. It is used if the age of the lock is not known.
+    :param entry: the entry of the resource in the state.
+    :raises LockError: the lock is lost, or another process has it.
+    :raises LookupError: the entry is incomplete.
     """
     resource = _adopt_resource(table, now, entry["lockspace"], entry)
     for owner in list(resource.owners):
@@ -66,7 +70,8 @@ def _adopt_resource(table: LockTable, now: float, lockspace: str, entry: dict[st
         hold = resource.engine.adopt(resource, {**extra, "fd": entry["fd"]})
     except Busy as error:
         if isinstance(error.holder, Resource):
-            # As virtlockd allows: two names of one file. The lock stays for as long as either is needed.
+            # The file was locked under two names, which virtlockd allows. The lock is kept until the owners
+            # of both names have released it.
             table.add_owners(error.holder, entry["owners"])
         _logger.error(
             "%s: %s; both names keep the lock until all their owners are gone", resource.path, error
@@ -79,9 +84,10 @@ def _adopt_resource(table: LockTable, now: float, lockspace: str, entry: dict[st
 
 
 def _take_again(table: LockTable, resource: Resource, owners: list[int]) -> None:
-    """Lock a resource whose descriptor is gone, and with it the lock, if anybody still needs it.
+    """Take a lock again that was lost with its descriptor, if one of its owners still exists.
 
-    Raises LockError where somebody else has it now.
+    :raises NotHeld: no owner exists any more.
+    :raises LockError: the lock cannot be taken, for example because another process has it now.
     """
     if not any(Path(f"/proc/{pid}").exists() for pid in owners):
         raise NotHeld(resource.name)
@@ -91,9 +97,9 @@ def _take_again(table: LockTable, resource: Resource, owners: list[int]) -> None
 
 
 def check_locks(table: LockTable) -> None:
-    """Compare all locks that were taken over with those that there really are.
+    """Compare all adopted locks with those that are really held. See ``Engine.check``.
 
-    :param table: the lock table.
+    :param table: the lock table, with all adopted locks.
     """
     by_engine: dict[Any, list[Resource]] = {}
     for resource in table:
@@ -103,13 +109,13 @@ def check_locks(table: LockTable) -> None:
 
 
 async def log_locks(table: LockTable, owners: Owners) -> None:
-    """Log what was taken over, and which locks are in doubt; while clients are served.
+    """Log which locks were taken over, and which of them may not be held. Clients are served meanwhile.
 
     :param table: the lock table.
-    :param owners: who holds the locks.
+    :param owners: the owners of the daemon.
     """
     for number, resource in enumerate(list(table)):
-        if number % _TOLD_PER_TURN == 0:
+        if number % _LOGGED_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
         resource.engine.check_path(resource)
         if resource.doubt is not None:

@@ -1,6 +1,6 @@
-"""Adoption: going on as the daemon that this process was before, lockd or virtlockd.
+"""Adoption: this program continues the daemon that ran in this process before. That was lockd or virtlockd.
 
-Whatever can be kept is kept; what cannot is logged by name.
+A part of the state that cannot be taken over is logged by its name, and all other parts are kept.
 """
 
 import logging
@@ -18,10 +18,10 @@ _logger = logging.getLogger(__name__)
 
 
 def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
-    """Take over all that a state tells of: locks first, then owners, then clients.
+    """Take over everything in a state: first the locks, then the owners, then the clients.
 
-    :param daemon: the daemon, which does not serve yet.
-    :param state: the state that the program before this one has left.
+    :param daemon: the daemon, which does not serve clients yet.
+    :param state: the state that the program before this one has written.
     """
     extra = salvage.dictionary(state, "lockd")
     if isinstance(extra.get("timeout", ""), int | None):
@@ -50,16 +50,17 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     with salvage.part("the counters"):
         daemon.counters.adopt(salvage.dictionary(extra, "counters"))
     with salvage.part("the log"):
-        # Last: what is locked is claimed now, and a log file that is not can be opened (Invariant 1).
+        # The log comes last: now all locked files are claimed, so none of them can be opened as a log file
+        # (Invariant 1).
         daemon.log.adopt(salvage.dictionary(extra, "log"))
     _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 
 def go_on_adopting(daemon: Daemon, tasks: Tasks) -> None:
-    """Start what remains to be done while clients are served already.
+    """Start the rest of the adoption, which runs in tasks while clients are served.
 
-    :param daemon: the daemon.
-    :param tasks: where it is done.
+    :param daemon: the daemon, after ``adopt``.
+    :param tasks: runs the tasks.
     """
     tasks.start(adopt_leftovers, daemon.slow_calls, daemon.inodes)
     tasks.start(adopted_locks.log_locks, daemon.table, daemon.owners)

@@ -1,8 +1,9 @@
-"""Hand-over: replacing the program without losing a lock, a client or a call (exec-restart).
+"""Hand-over: a live upgrade replaces the program without losing a lock, a client or a call.
 
-POSIX locks and descriptors belong to the process and survive execve(2). So the daemon writes down what it is,
-and executes the command that it was started with, which goes on from there: the new version of itself, or
-virtlockd, which reads the same state. Where anything is wrong before that, it goes on as if not asked.
+POSIX locks and descriptors belong to the process and survive execve(2). So the daemon writes its state to a
+file, and executes the command that it was started with. The next program reads the state and continues. It is
+a new version of lockd, or virtlockd, which reads the same file. If anything fails before the exec, the daemon
+continues unchanged.
 """
 
 import gc
@@ -28,26 +29,34 @@ from lockd.daemon.upgrade.state import describe, descriptors, unfinished
 from lockd.libvirt.lock_daemons import LockDaemon, identify
 from lockd.libvirt.state_document import VIRTLOCKD_SIZE_MAX
 
-# A new process closes its copies of all descriptors, and that of a file on a hung server does not return before the
-# server does. A parent that used vfork(2) would wait as long, and all clients with it.
+# A child process first closes its copies of all descriptors. If a file is on a hung server, close(2) does not
+# return before the server answers. With vfork(2), the daemon would wait for that, and all clients too.
+# posix_spawn(3), which Python 3.13 and later prefer, waits in the same way.
 subprocess._USE_VFORK = False  # type: ignore[misc]  # Python documents it as a switch
+subprocess._USE_POSIX_SPAWN = False  # type: ignore[misc]  # and this one too
 
 _CHECK_SECONDS: Final = 30
+"""How many seconds the check of the next program may take, and for how many seconds its result is valid."""
+
 _MESSAGE_MAX: Final = 300
+"""How many characters of the next program's error output are logged."""
 
 _VIRTLOCKD_PATIENCE: Final = 5.0
-"""Seconds to wait for a moment at which no client is in the middle of a call, which virtlockd could not go on with."""
+"""How many seconds to wait for a moment when no client is in the middle of a call. virtlockd could not
+continue such a call."""
 
 _IGNORED = (signal.SIGUSR1, signal.SIGHUP)
-"""The signals that would end the next program before it handles them."""
+"""The signals that would kill the next program before it handles them. They are ignored during the exec."""
 
 _logger = logging.getLogger(__name__)
 
 
 class HandOver:
-    """Replaces the program when it is told to.
+    """Replaces the program of the daemon.
 
-    :param command: what to execute: the program's path, and the arguments that it gets, its own name first.
+    :param daemon: the running daemon.
+    :param command: the path of the next program, and its arguments. The first argument is its name.
+    :param file: the path of the state file.
     """
 
     def __init__(self, daemon: Daemon, command: tuple[str, list[str]], file: Path) -> None:
@@ -57,7 +66,10 @@ class HandOver:
         self._under_way = False
 
     async def run(self) -> None:
-        """Replace the program, or log why that is not possible."""
+        """Replace the program. If that is not possible, log the reason and return.
+
+        If a replacement is under way already, this has no effect.
+        """
         if self._under_way:
             return
         self._under_way = True
@@ -66,14 +78,14 @@ class HandOver:
         except Failure as failure:
             _logger.error("the daemon goes on as it is, with all locks: %s", failure)
         except Exception:
-            _logger.exception("the daemon goes on as it is, with all locks, for a fault of its own")
+            _logger.exception("the daemon goes on as it is, with all locks: an unexpected error")
         finally:
             self._under_way = False
 
     async def _hand_over(self) -> None:
-        """Replace the program as soon as nothing is under way that the next one could not go on with.
+        """Replace the program as soon as nothing is under way that the next program could not continue.
 
-        :raises Failure: that cannot be.
+        :raises Failure: the program cannot be replaced.
         """
         deadline = trio.current_time() + _VIRTLOCKD_PATIENCE
         while True:
@@ -81,7 +93,7 @@ class HandOver:
             successor = await self._check_program()
             async with self._daemon.slow_calls.paused():
                 if trio.current_time() > checked + _CHECK_SECONDS:
-                    continue  # that took its time; who knows what the program is now
+                    continue  # the check is too old: the program may have changed since
                 obstacle = unfinished(self._daemon) if successor is LockDaemon.VIRTLOCKD else None
                 if obstacle is None:
                     self._replace_program(successor)
@@ -89,11 +101,11 @@ class HandOver:
                 raise Failure(f"virtlockd cannot take over now, as {obstacle}; try again later")
 
     async def _check_program(self) -> LockDaemon:
-        """See that the program can run at all, and knows the arguments; return which daemon it is.
+        """Check that the next program starts and accepts the arguments, and return which daemon it is.
 
-        It may be a new version that does not even start.
+        It may be a broken new version.
 
-        :raises Failure: it does not, or is no lock daemon.
+        :raises Failure: it does not start, does not accept the arguments, or is not a lock daemon.
         """
         command = [self._program, *self._arguments[1:], "--version"]
         with trio.move_on_after(_CHECK_SECONDS):
@@ -110,19 +122,20 @@ class HandOver:
             successor = identify(result.stdout)
             if successor is not None:
                 return successor
-            raise Failure(f"{self._program}: is no lock daemon, going by what it says to --version")
+            raise Failure(f"{self._program}: is no lock daemon, according to its --version")
         raise Failure(f"{self._program} --version did not end within {_CHECK_SECONDS} seconds")
 
     def _replace_program(self, successor: LockDaemon) -> NoReturn:
-        """Write the state and execute the program; returns only by raising.
+        """Write the state and execute the next program. This never returns.
 
-        Nothing is awaited in here, so nothing changes meanwhile: no call is begun, none is half done. Those that
-        a worker thread would have begun next are in the state, to be put to the next program.
+        Nothing is awaited in here, and no worker thread is busy. So no call begins or is half done meanwhile.
+        Calls that wait for a worker thread are in the state, and the next program carries them out.
 
-        :raises Failure: the state cannot be written, or the program not executed.
+        :raises Failure: the state cannot be written, or the program cannot be executed.
         """
         inherited: list[int] = []
-        # A collection would only look at the state while it grows, several times.
+        # While the state grows, the garbage collector would go through all of it several times, and find
+        # nothing.
         gc.disable()
         systemd.notify_reloading()
         try:
@@ -155,10 +168,14 @@ class HandOver:
 
 
 def own_command(options: Options) -> tuple[str, list[str]]:
-    """Return the command that this process was started with, as it can be given in any directory."""
+    """Return the command that this process was started with. It is valid in any working directory.
+
+    :param options: the options of the command line.
+    :returns: the path of the program, and its arguments. The first argument is its name.
+    """
     program = shutil.which(sys.argv[0])
     if program is None:
-        # By an interpreter: python -m ...
+        # The daemon was started as ``python -m ...``.
         interpreter = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
         return sys.executable, [*interpreter, *options.arguments()]
     program = str(Path(program).absolute())

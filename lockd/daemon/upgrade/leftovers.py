@@ -1,7 +1,7 @@
-"""Open files that a state does not tell of, on both sides of an exec.
+"""Leftovers: open files that are not in the state, before and after an exec.
 
-A worker thread may open a file just before the process is replaced. Closing such a descriptor unseen could end a lock on
-the same inode (Invariant 1), and closing it may block. So it is handed on, and claimed.
+A worker thread may open a file just before the program is replaced. Closing this descriptor could end a lock
+on the same inode (Invariant 1), and could block. So the next program inherits it, and claims the inode.
 """
 
 import fcntl
@@ -17,17 +17,19 @@ from lockd.engines.files.inodes import ABANDONED, ORPHANED, Claimed, Inodes
 from lockd.linux.descriptors import open_descriptors, target_of
 
 _ABANDONED_SECONDS: Final = 60
-"""How long a repeated call has time to go on with the descriptor that the call before it had opened."""
+"""For how many seconds leftovers stay open. If the call that opened one is repeated, it uses the same
+descriptor."""
 
 _FIRST_DESCRIPTOR: Final = 3
 _NO_FILES: Final = ("/proc/", "/dev/null", "/dev/pts/")
+"""Open files whose paths begin with one of these are not passed to the next program."""
 
 
 def unknown_files(known: Collection[int]) -> list[int]:
-    """Return the open files that the next program is not told of otherwise.
+    """Return the descriptors of open files that are not in the state.
 
-    :param known: the descriptors that it is told of.
-    :returns: further descriptors; they have to survive the exec.
+    :param known: the descriptors that are in the state.
+    :returns: the other descriptors. The next program has to inherit them.
     """
     unknown = []
     for fd in set(open_descriptors()).difference(known):
@@ -39,10 +41,13 @@ def unknown_files(known: Collection[int]) -> list[int]:
 
 
 async def adopt_leftovers(slow_calls: SlowCalls, inodes: Inodes) -> None:
-    """Claim the inherited files that the state does not tell of, and close them if nobody goes on with them.
+    """Claim the inherited files that are not in the state, and later close those that no call uses.
 
-    :param slow_calls: runs what may block.
-    :param inodes: the registry of the process's locked files.
+    They are closed after ``_ABANDONED_SECONDS``. Until then, the next program repeats the calls that the
+    upgrade interrupted, and these may use them.
+
+    :param slow_calls: runs work that may block.
+    :param inodes: the registry of inodes. All locks of the state are claimed in it.
     """
     await slow_calls.run("/", _claim_leftovers, inodes, ABANDONED)
     await trio.sleep(_ABANDONED_SECONDS)
@@ -50,11 +55,12 @@ async def adopt_leftovers(slow_calls: SlowCalls, inodes: Inodes) -> None:
 
 
 def claim_orphans(inodes: Inodes) -> None:
-    """Keep the files that a program before has left open without a state that tells of them; for the start.
+    """Claim the files that an earlier program in this process left open, if it left no state.
 
-    There may be a lock on each, so nobody else can have it (Invariant 1).
+    This is for the start of the daemon. There may be a lock on each of these files. They stay open, and no
+    client can lock them (Invariant 1).
 
-    :param inodes: the registry of the process's locked files.
+    :param inodes: the registry of inodes.
     """
     _claim_leftovers(inodes, ORPHANED)
 
@@ -65,8 +71,8 @@ def _claim_leftovers(inodes: Inodes, holder: object) -> None:
             if fd < _FIRST_DESCRIPTOR or not os.get_inheritable(fd):
                 continue
             target = target_of(fd)
-            # The process at the other end of a socket must not wait for ever. Closing a socket ends no lock, nor does
-            # closing what was opened with O_PATH.
+            # Sockets are closed, so that the process at the other end does not wait for ever. Closing a
+            # socket, or a descriptor that was opened with O_PATH, ends no lock.
             if target.startswith("socket:") or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
                 os.close(fd)
             elif target.startswith("/"):

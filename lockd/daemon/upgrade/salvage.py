@@ -1,4 +1,4 @@
-"""Taking over part by part: what is wrong with one part of a state costs no other."""
+"""Helpers to take over a state part by part. An error in one part does not affect the other parts."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def part(what: str) -> Iterator[None]:
-    """Log what goes wrong in the block, and go on behind it.
+    """Log an exception that is raised in the block, and continue after the block.
 
     :param what: what the block takes over, as a noun.
     """
@@ -21,11 +21,11 @@ def part(what: str) -> Iterator[None]:
 
 
 def each(what: str, entries: Any, name: str, take_over: Callable[[dict[str, Any]], object]) -> None:
-    """Take over every entry of a list. What goes wrong with one is logged.
+    """Take over each entry of a list. An entry that cannot be taken over is logged.
 
     :param what: what an entry is, as a noun.
-    :param entries: the list; anything else counts as an empty one.
-    :param name: the key of an entry that names it.
+    :param entries: the list. Anything else is treated as an empty list.
+    :param name: the key of an entry whose value identifies the entry in the log.
     :param take_over: takes over one entry.
     """
     for entry in entries if isinstance(entries, list) else ():
@@ -36,11 +36,11 @@ def each(what: str, entries: Any, name: str, take_over: Callable[[dict[str, Any]
 
 
 def dictionary(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the dictionary under a key.
+    """Return a dictionary that is an item of another one.
 
-    :param parent: where it should be.
-    :param key: its key.
-    :returns: the dictionary; an empty one where there is none.
+    :param parent: the other dictionary.
+    :param key: the key of the item.
+    :returns: the item; an empty dictionary if the item is missing or is not a dictionary.
     """
     value = parent.get(key)
     return value if isinstance(value, dict) else {}

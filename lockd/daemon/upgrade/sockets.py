@@ -1,4 +1,4 @@
-"""Taking over the listening sockets and the pid file, before there is a daemon."""
+"""Adoption of the listening sockets and the pid file, before the ``Daemon`` object exists."""
 
 import logging
 import os
@@ -18,11 +18,11 @@ _logger = logging.getLogger(__name__)
 
 
 def adopt_listeners(state: dict[str, Any], addresses: Addresses) -> Listeners:
-    """Take over the listening sockets of a state.
+    """Take over the listening sockets of a state. A socket that is lost is created again if possible.
 
     :param state: the state.
-    :param addresses: where new sockets are made in place of those that are gone.
-    :returns: the sockets.
+    :param addresses: the paths for sockets that are created again.
+    :returns: the sockets, to be closed by the caller.
     """
     made: list[Path] = []
     return Listeners(
@@ -36,7 +36,7 @@ def _adopt_listener(state: dict[str, Any], server: str, path: Path, made: list[P
     with part(f"the listening socket of {server}"):
         (service,) = state["daemon"]["servers"][server]["services"] or [{"socks": []}]
         if not service["socks"] and server == ADMIN_SERVER:
-            return None  # systemd has handed over none
+            return None  # systemd did not pass an admin socket
         (entry,) = service["socks"]
         os.set_inheritable(entry["fd"], False)
         listener = socket.socket(fileno=entry["fd"])
@@ -46,18 +46,18 @@ def _adopt_listener(state: dict[str, Any], server: str, path: Path, made: list[P
     try:
         listener = listen(path)
     except Failure as failure:
-        _logger.error("the %s server has no clients but those that it has: %s", server, failure)
+        _logger.error("the %s server cannot accept new clients: %s", server, failure)
         return None
     made.append(path)
     return listener
 
 
 def adopt_pid_file(state: dict[str, Any], path: Path) -> int | None:
-    """Take over the locked pid file of a state, or lock it anew.
+    """Take over the locked pid file of a state. If it is not in the state, lock it again.
 
     :param state: the state.
-    :param path: the pid file.
-    :returns: its descriptor; None where it cannot be had again.
+    :param path: the path of the pid file.
+    :returns: the descriptor of the file, which has to stay open; None if the file cannot be locked again.
     """
     with suppress(OSError, LookupError, TypeError, AttributeError):
         fd: int = state["lockd"]["pid_file"]

@@ -1,4 +1,7 @@
-"""The state of a daemon as a document: virtlockd's own, and under ``lockd`` what virtlockd does not know."""
+"""The state of a daemon, as a JSON object.
+
+It has the keys of virtlockd's state. What virtlockd does not know is under additional keys ``lockd``.
+"""
 
 import os
 from base64 import b64encode
@@ -19,10 +22,10 @@ from lockd.wire.lock import Owner, Procedure
 
 
 def describe(daemon: Daemon) -> dict[str, Any]:
-    """Return all that the next program has to know to go on as this one.
+    """Return the state of a daemon: everything that the next program needs to continue.
 
     :param daemon: the running daemon.
-    :returns: the document.
+    :returns: the state, as a JSON object.
     """
     lockspaces: dict[str, list[dict[str, Any]]] = {path: [] for path in daemon.table.lockspaces}
     lockspaces[DIRECT] = []
@@ -53,10 +56,11 @@ def describe(daemon: Daemon) -> dict[str, Any]:
 
 
 def descriptors(daemon: Daemon, successor: LockDaemon) -> list[int]:
-    """Return every descriptor that the next program goes on with.
+    """Return all descriptors that the next program inherits.
 
-    What virtlockd does not know is closed: it would stay open, and an admin client wait for ever. No lock is on it but
-    that on the pid file, which virtlockd takes again at once (Invariant 1).
+    Descriptors that virtlockd does not know are closed. Otherwise they would stay open, and an admin client
+    would wait for ever. The only lock on them is that on the pid file, which virtlockd takes again at once
+    (Invariant 1).
 
     :param daemon: the running daemon.
     :param successor: which daemon the next program is.
@@ -67,7 +71,7 @@ def descriptors(daemon: Daemon, successor: LockDaemon) -> list[int]:
         *(session.fd for session in daemon.lock_server.sessions.values()),
     ]
     if successor is LockDaemon.VIRTLOCKD:
-        # It opens its pid file and its log itself.
+        # virtlockd opens its pid file and its log file itself.
         return inherited + daemon.inodes.descriptors(but=[daemon.pid_file, *daemon.log.describe()["files"]])
     return [
         *inherited,
@@ -78,10 +82,11 @@ def descriptors(daemon: Daemon, successor: LockDaemon) -> list[int]:
 
 
 def unfinished(daemon: Daemon) -> str | None:
-    """Return what is under way that virtlockd could not go on with.
+    """Return what is under way that virtlockd could not continue.
 
     :param daemon: the running daemon.
-    :returns: words for it, or None.
+    :returns: a description, which completes the sentence "virtlockd cannot take over now, as ..."; None if
+        there is nothing.
     """
     for resource in daemon.table:
         if resource.state is not State.HELD:
@@ -99,7 +104,7 @@ def unfinished(daemon: Daemon) -> str | None:
 def _server(server: Server, sockets_made: list[Path]) -> dict[str, Any]:
     limits = asdict(server.limits)
     clients = [_client(session) for session in server.sessions.values()]
-    # Whoever made a listening socket removes it: the daemon, or systemd.
+    # A listening socket is removed by what created it: the daemon or systemd.
     sockets = [
         state_document.socket_entry(
             listener.fileno(), is_client=False, unlink=Path(listener.getsockname()) in sockets_made
@@ -107,7 +112,7 @@ def _server(server: Server, sockets_made: list[Path]) -> dict[str, Any]:
         for listener in server.listeners
     ]
     services = [state_document.service_entry(sockets)]
-    # virtlockd cannot take over clients of the admin server.
+    # virtlockd cannot take over clients of the admin server: they are under the key that it does not know.
     known, unknown = (clients, []) if server.name == LOCK_SERVER else ([], clients)
     return {
         **state_document.server_entry(limits, server.next_client_id, services, known),
@@ -120,7 +125,8 @@ def _client(session: Session) -> dict[str, Any]:
     output = session.unsent
     call = session.waiting_call
     if call is not None and call.procedure == Procedure.RELEASE_RESOURCE:
-        # The resource is in the state as one that is being released; nothing else remains to be done.
+        # The resource is in the state under ``releasing``, and the next program releases it. Only the reply
+        # is left.
         output += encode_reply(call)
         call = None
     entry = state_document.client_entry(

@@ -1,6 +1,6 @@
-"""The state file: what a daemon leaves to the program that replaces it in the same process.
+"""The state file, which a daemon writes for the next program in the same process.
 
-It is virtlockd's own file, so that either daemon can take over from the other.
+It is the same file as virtlockd's, so that each of the two daemons can take over from the other.
 """
 
 import json
@@ -16,10 +16,14 @@ from lockd.linux.processes import own_identity
 
 
 def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> None:
-    """Write the state, whole or not at all, for this user's eyes only; and see that it is there.
+    """Write the state file, readable by this user only, and check what was written.
 
-    :param size_max: bytes that the next program can read at most; None for any number.
-    :raises Failure: it is too large, or could not be written; then there is no file.
+    The file is written as a draft beside it, and renamed. So it is complete, or not written at all.
+
+    :param path: the path of the state file.
+    :param state: the state, as a JSON object.
+    :param size_max: how many bytes the next program can read; None for any number.
+    :raises Failure: the state is too large, or cannot be written. The draft is removed.
     """
     text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "surrogateescape")
@@ -42,12 +46,13 @@ def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> Non
 
 
 def take(path: Path) -> dict[str, Any] | None:
-    """Read the state that this very process left behind, and remove the file.
+    """Read the state that an earlier program in this process wrote, and remove the file.
 
-    A file that is another process's, another user's or a link is never used. POSIX locks and descriptors belong to
-    a process, so a state is worth something only to the process that wrote it.
+    POSIX locks and descriptors belong to a process, so the state is useful only to the process that wrote it.
+    A file of another process or another user is not used, nor is a symbolic link.
 
-    :returns: None where there is no such state.
+    :param path: the path of the state file.
+    :returns: the state, or None if there is no state of this process.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -71,9 +76,10 @@ def take(path: Path) -> dict[str, Any] | None:
 
 
 def _is_own(state: dict[str, Any]) -> bool:
-    """Whether this process has written the state, and not an earlier one of the same pid.
+    """Return whether this process wrote the state, and not an earlier process with the same pid.
 
-    virtlockd's state only tells the pid. But who finds it has its sockets, too.
+    The state of virtlockd has only the pid. But if virtlockd ran in this process, one of the listening
+    sockets of the state is open.
     """
     if state.get("magic") != str(os.getpid()):
         return False
@@ -91,7 +97,10 @@ def _is_own(state: dict[str, Any]) -> bool:
 
 
 def _listens(fd: int) -> bool:
-    """Whether a listening socket is open as ``fd``: only this process's own virtlockd can have left it."""
+    """Return whether a descriptor is a listening socket.
+
+    If it is, virtlockd ran in this process: only then does the process have this socket.
+    """
     try:
         listener = socket.socket(fileno=os.dup(fd))
     except OSError:

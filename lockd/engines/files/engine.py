@@ -89,6 +89,10 @@ class FilesEngine(Engine):
         work()
         return None
 
+    def is_listed(self, resource: Resource) -> bool:
+        """Return whether the file system of a resource's file lists its locks. See ``Engine.is_listed``."""
+        return self._mounts.lists_locks(resource.queue)
+
     # Live upgrade
 
     def describe(self, resource: Resource) -> dict[str, Any]:
@@ -134,8 +138,8 @@ class FilesEngine(Engine):
             (lock.device, lock.inode): lock.exclusive for lock in posix_locks(os.getpid())
         }
         for resource in resources:
-            # A file system whose server keeps the locks lists none: nothing can be known of it here.
-            if self._mounts.lists_locks(resource.queue):
+            # If the kernel lists no locks of a file system, nothing can be known of them here.
+            if self.is_listed(resource):
                 self._check(resource, _claim_of(resource.hold), listed)
 
     def _check(self, resource: Resource, claim: Claim, listed: dict[Identity, bool]) -> None:

@@ -1,13 +1,12 @@
 """The inodes that this process may hold locks on, and every descriptor that it has open on them.
 
-A process loses all its POSIX locks on an inode when it closes any descriptor of it (fcntl(2)). So the
-registry keeps Invariant 1 of the design: of an inode that is claimed, no descriptor is ever opened and
-closed beside the claim, whatever name it was opened by: hard link, symbolic link, bind mount, or another
-device node of the same disk. All descriptors of a claim are closed together when it ends.
+A process loses all its POSIX locks on an inode when it closes any descriptor of that inode (fcntl(2)). This registry
+keeps Invariant 1 of docs/design.md: while an inode is claimed, no descriptor of it is opened and closed apart from the
+claim, by whatever name: hard link, symbolic link, bind mount, or another device node of the same disk. All descriptors
+of a claim are closed together when the claim ends.
 
-Two things can hold a lock of this process on one inode only by sharing a claim; there is no other way to
-open a lockable file. Claims are made and ended by the reactor and by worker threads, so a mutex guards them;
-it is never held during a system call that can block.
+Lockable files are opened here and nowhere else. The reactor and worker threads both make and end claims, so a mutex
+protects the registry. The mutex is not held during system calls that may block.
 """
 
 import os
@@ -34,15 +33,18 @@ _LINKS: Final = 3
 _NOT_OPEN: Final = -1
 
 ABANDONED: Final = "a call that an upgrade cut off"
-"""The holder of a descriptor that a worker thread had just opened when the process was replaced. Whoever asks for
-its inode next goes on with it."""
+"""The holder of a descriptor that a worker thread had just opened when the program was replaced. The next claim on its
+inode takes the descriptor over."""
 
 ORPHANED: Final = "a daemon before this one, whose state is lost"
-"""The holder of a descriptor that nobody knows the lock of."""
+"""The holder of an inherited descriptor if no state tells whether there is a lock on it."""
 
 
 class Claimed(Exception):
-    """The inode is claimed already. ``claim`` tells by whom."""
+    """The inode is claimed already.
+
+    :ivar claim: the present claim; its holder tells for what.
+    """
 
     def __init__(self, claim: "Claim") -> None:
         super().__init__(claim)
@@ -50,10 +52,12 @@ class Claimed(Exception):
 
 
 class Claim(Hold):
-    """The right to open one inode, and the descriptors open on it.
+    """The right to open one inode, and the descriptors that are open on it.
 
-    :ivar holder: whatever the claim was made for.
+    :ivar holder: what the claim was made for, for example a ``Resource`` or a log file.
+    :ivar identity: what identifies the inode.
     :ivar fd: the descriptor to lock.
+    :ivar parked: further descriptors of the inode, which are closed when the claim ends; None if there are none.
     """
 
     __slots__ = ("fd", "holder", "identity", "parked")
@@ -74,15 +78,19 @@ class Inodes:
         self._parked = 0
 
     def open(self, path: str, flags: int, holder: Any) -> Claim:
-        """Open ``path`` and claim its inode; for the reactor's thread, on file systems that do not block.
+        """Open a file and claim its inode; on the reactor's thread, on a file system that does not block.
 
-        The inode is known only once it is open. If it turns out to be claimed, the new descriptor must not
-        be closed: it is parked with the claim. While one is parked, opening takes the longer way of
-        ``open_pinned``, so that not more than one ever is.
+        The inode is known only after the file is open. If it is claimed already, the new descriptor must not be
+        closed: it is parked with the claim (Invariant 1). While a descriptor is parked, files are opened by the
+        slower ``open_pinned``, so not more than one descriptor is ever parked.
 
-        :raises Claimed: somebody has the inode.
-        :raises OSError: as open(2) says; ELOOP if ``path`` is a symbolic link, which may lead anywhere, and
-            EWOULDBLOCK if somebody has to give up a lease on the file first, which may take a minute.
+        :param path: the file.
+        :param flags: flags of open(2).
+        :param holder: what the claim is for.
+        :returns: the new claim.
+        :raises Claimed: the inode is claimed already.
+        :raises OSError: open(2) failed; with ELOOP if the path is a symbolic link, which may lead anywhere, and with
+            EWOULDBLOCK if somebody has a lease on the file, which may take a minute to break.
         """
         flags |= _WITHOUT_WAITING
         if self._parked:
@@ -91,18 +99,20 @@ class Inodes:
         return self._claim_open(Claim(holder, identity_of(_fstat(fd)), fd))
 
     def create(self, path: str, holder: Resource, lock: Callable[[int, Resource], None]) -> Claim | None:
-        """Make a file, lock it and claim its inode; for the reactor's thread, on file systems that do not block.
+        """Create a file, lock it and claim its inode; on the reactor's thread, on a file system that does not block.
 
-        Between being made and being locked it may have been locked, and removed, by another daemon. Nobody of this
-        process can have it, as nobody claims anything meanwhile: so one fstat(2) after the lock tells both that it
-        has its one name still and which inode it is. That saves the stat(2) of the path, a tenth of the instructions
-        of an acquire and a release. (It does not see that the file was renamed; that may happen at any later moment
-        too, and no daemon does it.)
+        Between its creation and the lock, another daemon may have locked and removed the file. In this process
+        nobody can have claimed it, as the mutex is held meanwhile. So one fstat(2) after the lock is enough: it tells
+        which inode it is, and that it still has its one name. This saves the stat(2) of the path, a tenth of the
+        instructions of an acquire and release. It does not notice that the file was renamed; that can happen at any
+        later moment as well, and no lock daemon does it.
 
-        :param lock: called with the descriptor and ``holder``; locks the file, or raises.
-        :returns: None where there is a file already, or has come to be another one: that is for ``open``.
-        :raises Claimed: somebody has the inode.
-        :raises OSError: as open(2) says.
+        :param path: the file.
+        :param holder: the resource that the claim is for.
+        :param lock: called with the descriptor and the holder. It locks the file, or raises.
+        :returns: the new claim; None if the file exists already or was replaced meanwhile. ``open`` can open that one.
+        :raises Claimed: the inode is claimed already.
+        :raises OSError: open(2) failed.
         """
         if self._parked:
             return None
@@ -112,7 +122,7 @@ class Inodes:
                 fd = _open(path, _NEW, 0o600)
             except FileExistsError:
                 return None
-            # Until it is claimed, closing it ends nobody else's lock (Invariant 1).
+            # Nobody has claimed the new inode, so closing it here ends no other lock (Invariant 1).
             try:
                 lock(fd, holder)
                 status = _fstat(fd)
@@ -127,13 +137,18 @@ class Inodes:
             self._mutex.release()
 
     def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
-        """Do the same without ever opening a claimed inode: pin it first, claim it, then open what is pinned.
+        """Open a file and claim its inode, without ever opening an inode that is claimed already.
 
-        Closing a descriptor that was opened with O_PATH ends no lock. This is the way for worker threads,
-        which an exec may end at any moment.
+        The file is pinned first: opened with O_PATH, as closing such a descriptor ends no lock (open(2)). Then its
+        inode is claimed, and what is pinned is opened through /proc/self/fd. Worker threads open files this way, as
+        an exec may end a thread at any moment.
 
-        :raises Claimed: somebody has the inode.
-        :raises OSError: as open(2) says.
+        :param path: the file. Symbolic links are followed, unless the flags have O_NOFOLLOW.
+        :param flags: flags of open(2).
+        :param holder: what the claim is for.
+        :returns: the new claim.
+        :raises Claimed: the inode is claimed already.
+        :raises OSError: open(2) failed.
         """
         pin = _pin(path, flags)
         try:
@@ -149,10 +164,11 @@ class Inodes:
             os.close(pin)
 
     def unlink(self, path: str) -> None:
-        """Remove a name of an inode that nobody has claimed; nobody can have it meanwhile.
+        """Remove a file, if its inode is not claimed. Nobody can claim it meanwhile.
 
-        :raises Claimed: somebody has the inode.
-        :raises OSError: as lstat(2) and unlink(2) say. Symbolic links are not followed.
+        :param path: the file. A symbolic link is removed itself.
+        :raises Claimed: the inode is claimed.
+        :raises OSError: lstat(2) or unlink(2) failed.
         """
         claim = self._claim(None, identity_of(os.lstat(path)))
         try:
@@ -161,30 +177,38 @@ class Inodes:
             self.close(claim)
 
     def holder(self, identity: Identity) -> Any | None:
-        """Return the holder of the claim on an inode, or None."""
+        """Return what an inode is claimed for.
+
+        :param identity: what identifies the inode.
+        :returns: the holder of its claim, or None.
+        """
         claim = self._claims.get(identity)
         return None if claim is None else claim.holder
 
     def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:
-        """Claim the inode of a descriptor that was inherited open.
+        """Claim the inode of a descriptor that is open already.
 
-        :param identity: what identifies the inode, where that is known: asking may block.
-        :raises Claimed: somebody has the inode; ``fd`` is parked with the claim.
-        :raises OSError: ``fd`` is not open.
+        :param fd: the descriptor. The registry closes it when the claim ends.
+        :param holder: what the claim is for.
+        :param identity: what identifies the inode, or None to ask by fstat(2), which may block.
+        :returns: the new claim.
+        :raises Claimed: the inode is claimed already; the descriptor is parked with the present claim.
+        :raises OSError: the descriptor is not open.
         """
         return self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
 
     def descriptors(self, *, but: Collection[int | None] = ()) -> list[int]:
         """Return every descriptor that is open on a claimed inode.
 
-        :param but: descriptors of claims that are left out.
+        :param but: leave out the claims with these descriptors.
+        :returns: the descriptors, parked ones too.
         """
         with self._mutex:
             claims = [claim for claim in self._claims.values() if claim.fd not in but]
         return [fd for claim in claims for fd in (claim.fd, *(claim.parked or ())) if fd >= 0]
 
     def close_abandoned(self) -> None:
-        """Close what nobody has gone on with. It may block, and is for a worker thread."""
+        """Close the abandoned descriptors that no new claim has taken over. This may block: call it in a worker thread."""
         with self._mutex:
             abandoned = [claim for claim in self._claims.values() if claim.holder is ABANDONED]
             for claim in abandoned:
@@ -194,11 +218,12 @@ class Inodes:
                 self.close(claim)
 
     def close(self, claim: Claim) -> None:
-        """Close every descriptor of the inode, which ends the lock, and then the claim.
+        """Close every descriptor of the inode, which ends the lock, and then end the claim.
 
-        In this order: until the last one is closed, nobody else may lock the inode.
+        In this order, as nobody else may lock the inode before the last descriptor is closed (Invariant 1).
 
-        :raises OSError: as close(2) says of the descriptor that was locked; the claim has ended.
+        :param claim: the claim.
+        :raises OSError: close(2) reported an error for the locked descriptor. It is closed, and the claim has ended.
         """
         try:
             if claim.fd != _NOT_OPEN:
@@ -207,14 +232,14 @@ class Inodes:
             self._forget(claim)
 
     def _claim_open(self, claim: Claim) -> Claim:
-        # Mostly nobody has the inode, and that one step is no other thread's business: setdefault is atomic.
+        # In most cases the inode is free, and no mutex is needed to claim it: dict.setdefault is atomic.
         if self._claims.setdefault(claim.identity, claim) is claim:
             return claim
         with self._mutex:
             return self._enter(claim)
 
     def _enter(self, claim: Claim) -> Claim:
-        """Claim the inode of an open descriptor, which is parked where somebody has it. The caller has the mutex."""
+        """Claim the inode of an open descriptor, or park the descriptor. The caller holds the mutex."""
         present = self._claims.setdefault(claim.identity, claim)
         if present is claim:
             return claim
@@ -233,7 +258,11 @@ class Inodes:
         return claim
 
     def park(self, fd: int, claim: Claim) -> None:
-        """Keep a further descriptor of a claimed inode, until the claim ends."""
+        """Keep a further descriptor of a claimed inode open until the claim ends (Invariant 1).
+
+        :param fd: the descriptor.
+        :param claim: the claim on its inode.
+        """
         with self._mutex:
             self._park(fd, claim)
 
@@ -244,7 +273,7 @@ class Inodes:
         self._parked += 1
 
     def _forget(self, claim: Claim) -> None:
-        # Every release comes here, and a ``with`` takes as long as all the rest of it.
+        # On the path of every release: a ``with`` statement would take as long as all the rest of this method.
         self._mutex.acquire()
         try:
             if claim.parked is not None:
@@ -260,21 +289,21 @@ class Inodes:
 
 
 def _close_local(fd: int) -> None:
-    """Close a descriptor that the reactor's way of opening has opened: on a local file system."""
+    """Close a descriptor that was opened on the reactor's thread, so on a local file system."""
     with suppress(OSError):
         os.close(fd)
 
 
 def _pin(path: str, flags: int) -> int:
-    """Return a descriptor that holds on to what ``path`` names, and whose closing ends no lock."""
+    """Return a descriptor that pins the file of a path (O_PATH). Closing it ends no lock."""
     while True:
         try:
             return os.open(path, os.O_PATH | flags & os.O_NOFOLLOW)
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-        # mknod makes the file without opening it: somebody else may lock it at once. Unlike open, it does not
-        # make what a link leads to.
+        # mknod(2) makes the file without opening it, so another process may lock it at once. Unlike open(2), it does
+        # not follow a link whose target is missing.
         target = os.path.realpath(path) if os.path.islink(path) else path
         with suppress(FileExistsError):
             os.mknod(target, stat.S_IFREG | 0o600)
