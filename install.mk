@@ -42,7 +42,10 @@ $(COMPLETIONS): scripts/completions $(wildcard lockd/ctl/*.py) $(VENV)/.run
 build/wheels: requirements/run.txt $(VENV)/.run $(shell find lockd -name '*.py')
 	rm -rf $@
 	$(PIP) wheel --require-hashes --no-build-isolation --requirement requirements/run.txt --wheel-dir $@
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $@ .
+	@# From a copy: while modules are compiled, the build moves pyproject.toml aside. Interrupted, it would lose the file.
+	source=$$(mktemp -d) && trap 'rm -rf "$$source"' EXIT INT TERM && \
+	    cp -R pyproject.toml README.md LICENSE lockd "$$source" && find "$$source" -name '*.so' -delete && \
+	    $(PIP) wheel --no-build-isolation --no-deps --wheel-dir $@ "$$source"
 	@touch $@
 
 install: install-code install-units install-configuration install-man install-completions ## install below DESTDIR; PREFIX is /usr/local
