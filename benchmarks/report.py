@@ -1,4 +1,4 @@
-"""The figures as tables: for the terminal and for docs/benchmarks.md alike."""
+"""Tables of the figures, for the terminal and for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_MEASURED = "–"
 
 
 def machine(servers: Iterable[Server]) -> dict[str, str]:
-    """What the figures depend on: processor, kernel, versions, the day."""
+    """Describe what the figures depend on: processor, kernel, versions and date."""
     processor = next(
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -37,7 +37,7 @@ def machine(servers: Iterable[Server]) -> dict[str, str]:
 
 
 def requirement_table(rounds: Rounds) -> str:
-    """Calls per second and ratios beside the least that is required."""
+    """Return a table of calls per second and ratios, with the required ratios."""
     head = ("per second", "virtlockd", "lockd", "ratio", "at least", "C floor", "of the floor", "at least")
     rows = []
     for case in (case for case in RATIOS if _asked(rounds, case.scene)):
@@ -62,7 +62,7 @@ def requirement_table(rounds: Rounds) -> str:
 
 
 def limit_table(rounds: Rounds) -> str:
-    """Memory and times beside the most that is allowed."""
+    """Return a table of memory and times, with their limits."""
     rows = []
     for limit in (limit for limit in LIMITS if _asked(rounds, limit.scene)):
         theirs = typical(rounds, "virtlockd", limit.scene, limit.figure)
@@ -72,7 +72,7 @@ def limit_table(rounds: Rounds) -> str:
 
 
 def growth_table(rounds: Rounds) -> str:
-    """What a call costs as guests, locks and lockspaces become many."""
+    """Return a table of the cost of a call for growing numbers of guests, locks and lockspaces."""
     rows = []
     scenes = [
         *((count, "guests") for count in GUESTS_OF_PICTURE),
@@ -100,7 +100,7 @@ def growth_table(rounds: Rounds) -> str:
 
 
 def missed(rounds: Rounds) -> list[str]:
-    """One line for each requirement that was measured and not reached."""
+    """Return one line for each requirement that was measured and missed."""
     lines = []
     for case in RATIOS:
         for other, least in (("virtlockd", case.at_least), ("floor", case.of_floor)):
@@ -115,20 +115,21 @@ def missed(rounds: Rounds) -> list[str]:
 
 
 def document(rounds: Rounds, described: dict[str, str], failures: Sequence[str], rounds_asked: int) -> str:
-    """docs/benchmarks.md."""
+    """Return the text of docs/benchmarks.md."""
     parts = [
         "# Benchmarks",
-        "Written by `make bench`: lockd, the real virtlockd and a bare C server that only opens, locks,"
-        " closes and answers (the floor), by turns in one run on one machine. A guest is a process of its own"
-        " whose connection holds a lock; a client acquires and releases without pause. The load generator has"
-        " a processor to itself and the daemon the others, as root with real-time priority; the locked files are on"
-        " tmpfs. Figures are medians"
-        f" of {rounds_asked} rounds, ratios medians of the rounds' own ratios; scenes without guests that have a ratio"
-        f" to reach are played {QUICK} times in a round.",
+        "`make bench` writes this page. It measures lockd, libvirt's virtlockd and a bare C server in turn, in"
+        " one run on one machine. The C server only opens, locks, closes and replies; it is the floor. Each"
+        " guest is a process of its own whose connection holds a lock. Each client acquires and releases a"
+        " lock without pause. The load generator has one processor to itself, and the daemon has the others;"
+        " as root, they run with real-time priority. The locked files are on tmpfs. A figure is the median of"
+        f" {rounds_asked} rounds, and a ratio is the median of the ratios of the rounds. Scenes without guests"
+        f" that have a required ratio are played {QUICK} times in a round.",
         "![Calls per second and latency against the number of guests](benchmarks.svg)",
         requirement_table(rounds),
         limit_table(rounds),
-        "What a call costs as guests, locks and lockspaces become many (one client; last two columns: 16):",
+        "The cost of a call as the number of guests, locks and lockspaces grows (one client; last two columns:"
+        " 16 clients):",
         growth_table(rounds),
         *(["Not measured:\n\n" + "\n".join(f"- {failure}" for failure in failures)] if failures else []),
         _table(("machine", ""), list(described.items())),
@@ -137,7 +138,10 @@ def document(rounds: Rounds, described: dict[str, str], failures: Sequence[str],
 
 
 def _asked(rounds: Rounds, scene: str) -> bool:
-    """Whether this run was to measure the scene: what it was not to is no gap in its tables."""
+    """Return whether this run had to measure the scene.
+
+    A scene that was not selected is left out of the tables.
+    """
     return any(scene in scenes for scenes in rounds.values())
 
 
