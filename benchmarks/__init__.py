@@ -1,1 +1,1 @@
-"""lockd beside the real virtlockd and a bare C server, measured in one run on one machine."""
+"""Benchmarks: lockd, the real virtlockd and a minimal C server, measured in one run on one machine."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints and writes what came out. See --help."""
+"""`python -m benchmarks`: run the benchmarks, and print and write the results. See --help."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILD = Path(__file__).parents[1] / "build"
 
 
 def main() -> int:
-    """The exit status: 1 where a check failed or lockd could not be measured."""
+    """Run the benchmarks; return the exit status: 1 if a check failed or lockd could not be measured."""
     arguments = _parse()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -61,7 +61,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def _servers(arguments: argparse.Namespace) -> tuple[list[Server], list[str]]:
-    """The servers that are there, and a line for each that is not."""
+    """Return the servers that can be measured, and a line for each that cannot."""
     candidates: list[tuple[Callable[[Path], Server], Path]] = [
         (daemons.floor, arguments.floor),
         (daemons.virtlockd, arguments.virtlockd),

@@ -1,8 +1,8 @@
-"""A quick check for CI: has lockd become grossly slower than it has to be?
+"""A quick check for CI that lockd has not become much slower.
 
-Compared is the processor time of a call with the C floor's of the same run: other load on the machine, and how fast
-it is, change both alike and hardly change their ratio, while calls per second say little on a machine that others
-use. The limits are about twice what is measured today.
+It compares the processor time of a call with that of the C floor server in the same run. The speed of the
+machine, and other load on it, change both times alike, so their ratio hardly changes. Calls per second would
+mean little on a machine that others use, too. The limits are about twice the ratios that are measured today.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS = 0.3
 
 
 class Case(NamedTuple):
-    """A call may take lockd `at_most` times the processor time that it takes the floor."""
+    """A limit: lockd may use at most `at_most` times the floor's processor time for a call."""
 
     title: str
     scene: str
@@ -43,7 +43,7 @@ CASES = (
 
 
 def run(servers: Sequence[Server], load: Path) -> int:
-    """Print the ratio of every case; the exit status is 1 where one is above its limit."""
+    """Print the ratio of every case; return the exit status, which is 1 if a ratio is above its limit."""
     scenes = [scene for scene in SCENES if scene.name in {case.scene for case in CASES}]
     rounds, failures = play_rounds(servers, scenes, load, ROUNDS, SECONDS)
     status = 0

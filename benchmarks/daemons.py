@@ -1,8 +1,8 @@
-"""The servers under measurement, each started afresh under the same conditions.
+"""The servers to be measured, each started anew under the same conditions.
 
-As root every daemon of libvirt's protocol uses the same paths below /run. So the whole benchmark runs in a
-mount namespace of its own with an empty tmpfs there, which leaves the machine's daemons alone; another user's
-daemon goes by XDG_RUNTIME_DIR. Only one daemon runs at a time.
+If root runs them, all daemons of libvirt's protocol use the same paths below /run. So the whole benchmark
+runs in a mount namespace of its own with an empty /run, and does not disturb the machine's daemons. Another
+user's daemon uses XDG_RUNTIME_DIR. Only one daemon runs at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The daemon's default, 1024, is less than the guests that are measured.
+# The default, 1024, is too small for the number of guests.
 CONFIGURATION = "max_clients = 10000\n"
 START_LIMIT_S = 10.0
 
@@ -33,14 +33,14 @@ _REGISTERED = struct.pack(">7I", 28, 0x0EA7BEEF, 1, 1, 1, 0, 0)
 
 
 class NotMeasuredError(Exception):
-    """Something could not be measured; the message is one line that says why."""
+    """A measurement was not possible. The message is one line that says why."""
 
 
 @dataclass(frozen=True)
 class Server:
     """A program that serves the lock protocol.
 
-    `command` is what starts it; `{socket}` and `{configuration}` in it stand for paths.
+    `command` starts it; in it, `{socket}` and `{configuration}` are replaced by paths.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Server:
 
 @dataclass
 class Running:
-    """A started server, whose first reply came `first_reply_ms` milliseconds after its start."""
+    """A started server. `first_reply_ms` is the time from its start to its first reply, in milliseconds."""
 
     process: subprocess.Popen[bytes]
     socket: Path
@@ -58,27 +58,30 @@ class Running:
 
     @property
     def resident_mb(self) -> float:
-        """Its resident memory in units of 10^6 bytes."""
+        """The resident memory, in units of 10^6 bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
 
     def stop(self) -> None:
-        """End it by SIGKILL: told to end, a daemon would first fence the guests that it disconnects."""
+        """Send SIGKILL, and wait for the end.
+
+        On SIGTERM a daemon would first fence the guests that it disconnects.
+        """
         self.process.kill()
         self.process.wait()
 
     @property
     def held_locks(self) -> int:
-        """How many locks the kernel says it holds."""
+        """How many locks the server holds in the kernel."""
         lines = Path("/proc/locks").read_text().splitlines()
         return sum(f" {self.process.pid} " in line for line in lines)
 
 
 def enter_private_run(argv: list[str]) -> None:
-    """As root, go on in a mount namespace with an empty /run: executes `argv` again, inside.
+    """If this is root, execute `argv` in a mount namespace with an empty /run, unless it is in one already.
 
-    Raises NotMeasuredError where this machine gives root no namespace.
+    Raises NotMeasuredError if root cannot create a mount namespace on this machine.
     """
     if os.geteuid() != 0 or _INSIDE in os.environ:
         return
@@ -92,17 +95,20 @@ def enter_private_run(argv: list[str]) -> None:
 
 
 def runtime_directory(scratch: Path) -> Path:
-    """Where a daemon makes its sockets and its state: /run, or `scratch` for a user's daemon."""
+    """Return the directory of a daemon's sockets and state: /run for root, `scratch` for another user."""
     return Path("/run") if os.geteuid() == 0 else scratch
 
 
 def lockd(program: Path) -> Server:
-    """The lockd whose console script is `program`."""
+    """Describe the lockd whose console script is `program`."""
     return Server("lockd", (str(program), "--config", "{configuration}"), _version(program))
 
 
 def virtlockd(program: Path) -> Server:
-    """libvirt's daemon at `program`; NotMeasuredError where it is missing or is another one's."""
+    """Describe libvirt's daemon at `program`.
+
+    Raises NotMeasuredError if it is missing, or is another program.
+    """
     version = _version(program)
     if "libvirt" not in version:
         raise NotMeasuredError(f"{program} is not libvirt's virtlockd: {version}")
@@ -110,15 +116,15 @@ def virtlockd(program: Path) -> Server:
 
 
 def floor(program: Path) -> Server:
-    """The bare C server."""
+    """Describe the minimal C server."""
     return Server("floor", (str(program), "{socket}"), "benchmarks/floor.c")
 
 
 @contextmanager
 def started(server: Server, scratch: Path) -> Iterator[Running]:
-    """Run `server` until the end of the block, its log in `scratch`.
+    """Run `server` until the end of the context, with its log in `scratch`.
 
-    Raises NotMeasuredError where it does not serve.
+    Raises NotMeasuredError if it does not serve.
     """
     runtime = runtime_directory(scratch)
     address = runtime / "libvirt" / "virtlockd-sock"
@@ -145,12 +151,13 @@ def started(server: Server, scratch: Path) -> Iterator[Running]:
 
 @contextmanager
 def processors(generator: bool) -> Iterator[None]:
-    """What starts in the block runs on the last processor if it is the load generator, else on the others.
+    """Choose the processors of programs that start within the context: the last one for the load generator.
 
-    Left to the scheduler, both sometimes share one processor, on which a single client's call takes a quarter
-    of the time, and a round with and a round without that are no pair. Root may give it real-time priority,
-    so that nothing else takes its turn (measured: a kernel thread that watches over the memory of 4000 guests
-    halved lockd's calls).
+    A server gets the other processors. Otherwise the scheduler sometimes puts both on one processor, where a
+    call of a single client takes a quarter of the time, and rounds could not be compared.
+
+    If allowed, as for root, the programs also get real-time priority, so that nothing else interrupts them
+    (measured: a kernel thread that watches the memory of 4000 guests halved lockd's calls per second).
     """
     allowed = os.sched_getaffinity(0)
     last = {max(allowed)}
@@ -166,9 +173,10 @@ def processors(generator: bool) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """A service's environment has no developer's PYTHONDONTWRITEBYTECODE.
+    """Return the environment without Python's variables, as a service has it.
 
-    Where that keeps lockd from being compiled once and for all, each of its starts takes half as long again.
+    A developer's PYTHONDONTWRITEBYTECODE would keep Python from saving compiled modules, and each start of
+    lockd would take half as long again.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 

@@ -1,8 +1,9 @@
 /*
- * floor SOCKET: the least that a lock daemon has to do for this protocol on this machine.
+ * floor SOCKET: a server with the least work that this protocol needs. Its speed is the upper bound for a daemon.
  *
- * One thread over epoll that opens, locks, closes and answers. It has no table, checks no caller and keeps one file
- * per connection: no daemon to use, but the measure of what a daemon's own work costs on top.
+ * One thread with epoll opens, locks and closes files and answers calls. It has no lock table, does not check its
+ * callers, and has at most one file open for each connection. It is of no use as a lock daemon: it shows how much
+ * time a real daemon needs for its other work.
  */
 #define _GNU_SOURCE
 #include "protocol.h"
@@ -27,8 +28,8 @@ struct connection {
 
 static uint32_t acquire(struct connection *connection, unsigned char *arguments)
 {
-    /* Direct lockspace only: an empty path (one word), then the name, whose padding or flags a NUL may overwrite
-     * because the flags of a direct, exclusive call are 0. */
+    /* Only the direct lockspace: the arguments are an empty path (one word), the name and the flags. The NUL
+     * overwrites padding or the first byte of the flags, which are 0 for an exclusive lock in that lockspace. */
     uint32_t length = get_word(arguments, 1);
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
     if (get_word(arguments, 0) != 0 || length > LARGEST_FRAME - HEADER_SIZE - 16)
@@ -59,7 +60,7 @@ static uint32_t serve(struct connection *connection, unsigned char *frame)
     }
 }
 
-/* Answers all whole frames that have arrived, in one write. Returns -1 where the connection is over. */
+/* Answers all whole frames that have arrived, with one write. Returns -1 if the connection has to be closed. */
 static int turn(struct connection *connection)
 {
     unsigned char output[LARGEST_FRAME];

@@ -1,14 +1,14 @@
 /*
- * load: puts guests and calls on a lock daemon and prints what it measured as one line of JSON.
+ * load: connects guests to a lock daemon, makes calls, and prints the measurements as one line of JSON.
  *
- * Each connection belongs to a process of its own, which connects, registers with its own pid and then sleeps, as the
- * child that becomes QEMU does. So the daemon sees what it sees on a host: as many owners to watch as guests, each the
- * peer of its connection. The processes share one descriptor table (CLONE_FILES), so one thread over epoll can make the
- * measured calls on all connections; a few hundred thousand calls a second are within its reach, and "generator_busy"
- * shows how much of a processor it needed.
+ * Each connection belongs to a separate process, which connects, registers with its own pid and then sleeps, like the
+ * child process that becomes QEMU. So the daemon sees the same as on a real host: one owner process for each guest,
+ * which is the peer of its connection. All processes share one descriptor table (CLONE_FILES). So one thread with
+ * epoll can make the measured calls on all connections. It can make a few hundred thousand calls per second;
+ * "generator_busy" is the share of a processor that it used.
  *
- * After printing, every connection stays until standard input ends. Stop the daemon before that: a daemon ends the
- * process of a connection that closes with locks held.
+ * After the output, all connections stay open until standard input ends. Stop the daemon before that: a daemon kills
+ * an owner whose connection is closed while it holds locks.
  */
 #define _GNU_SOURCE
 #include "protocol.h"
@@ -67,15 +67,15 @@ struct message {
     unsigned char bytes[LARGEST_CALL];
 };
 
-/* What a process of its own does on its connection before the measured calls. */
+/* The process of a guest, and the calls that it makes before the measured calls. */
 struct guest {
     int socket;
     pid_t pid;
     bool restricts;
-    const char *prefix; /* of the files it acquires and holds; NULL: none */
+    const char *prefix; /* of the names of the files that it acquires and holds; NULL: none */
     long first, count;
-    long lockspaces; /* that it makes */
-    uint64_t started; /* how long all of it took, in ns */
+    long lockspaces; /* number of lockspaces that it creates */
+    uint64_t started; /* duration of all these calls, in ns */
 };
 
 struct client {
@@ -87,7 +87,7 @@ struct client {
     unsigned char input[8192];
 };
 
-/* Shared by all processes: whose turn it is to start, and who is done. */
+/* Shared by all processes: `turn` lets a guest start, `done` is posted when it has started. */
 static struct {
     sem_t turn, done;
     volatile bool failed;
@@ -186,7 +186,7 @@ static struct message plain_call(enum procedure procedure)
     return message;
 }
 
-/* Sends one call and waits for its reply, which must be a success. */
+/* Sends one call and waits for its reply. Returns whether the call succeeded. */
 static bool call(int socket, const struct message *message)
 {
     unsigned char reply[4096];
@@ -233,7 +233,7 @@ static bool start(struct guest *guest, uint32_t id)
     return !guest->restricts || call(guest->socket, &message);
 }
 
-/* Makes the guest's process, which starts when it is its turn and then lives until the load generator ends. */
+/* Creates the process of a guest. It starts when start_guests() lets it, and lives until the load generator ends. */
 static void spawn(struct guest guest)
 {
     uint32_t id = (uint32_t)guest_count + 1;
@@ -248,7 +248,7 @@ static void spawn(struct guest guest)
     if (pid < 0)
         err(1, "clone");
     if (pid > 0) {
-        place->pid = pid; /* only here: the child shares this memory */
+        place->pid = pid; /* set by the parent only: the child shares this memory */
         return;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -262,7 +262,7 @@ static void spawn(struct guest guest)
         pause();
 }
 
-/* Lets the last `count` guests start, `at_a_time` of them at a time. Returns how long that took, in ns. */
+/* Lets the `count` guests start that were spawned last, `at_a_time` at a time. Returns the duration in ns. */
 static uint64_t start_guests(long count, long at_a_time)
 {
     uint64_t begun = now();
@@ -308,7 +308,7 @@ static int compare_samples(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* Prints the latencies in microseconds as JSON members, and forgets them. */
+/* Prints the latencies in microseconds as JSON members, and deletes the samples. */
 static void print_samples(void)
 {
     static const struct {
@@ -342,7 +342,7 @@ static void prepare(struct client *client, int socket, long number)
     client->release = resource_call(RELEASE, lockspace, name, 0);
 }
 
-/* Sends up to `count` further calls in one write: acquire and release by turns, or only acquire where all are refused. */
+/* Sends `count` further calls with one write: acquire and release alternately, or only acquire if all are refused. */
 static void send_calls(struct client *client, long count)
 {
     unsigned char output[MOST_IN_FLIGHT * LARGEST_CALL];
@@ -369,7 +369,7 @@ static void check_reply(const struct client *client, const unsigned char *frame)
         errx(1, "call %" PRIu32 " was %s", client->answered, status == OK ? "granted" : "refused");
 }
 
-/* Reads what has come; returns how many replies that were. */
+/* Reads the replies that have arrived. Returns their number. */
 static long receive(struct client *client)
 {
     size_t begin = 0;
@@ -408,7 +408,7 @@ static int poll_clients(struct client *clients, long count)
     return poll;
 }
 
-/* The processor time that a process has had; 0 is this one. */
+/* Returns the processor time that a process has used, in seconds; pid 0 means this process. */
 static double processor_seconds(pid_t pid)
 {
     clockid_t clock;
@@ -418,7 +418,7 @@ static double processor_seconds(pid_t pid)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* Keeps all clients busy for the time asked, then takes the last replies. */
+/* Keeps all clients busy for the given time, prints the result, and then reads the last replies. */
 static void run(struct client *clients, long count)
 {
     struct epoll_event events[256];
@@ -458,8 +458,8 @@ static void run(struct client *clients, long count)
 }
 
 /*
- * Asks for an upgrade while a call starts every millisecond, each on the next client that waits for no reply, and
- * finds the longest time in which no reply came. A call that the daemon loses keeps its client out of the rest.
+ * Asks for a live upgrade while one call is sent every millisecond, each by the next client that does not wait for a
+ * reply. Measures the longest time without any reply. A client whose call the daemon loses sends no further calls.
  */
 static void upgrade(struct client *clients, long count)
 {
@@ -506,7 +506,7 @@ static void upgrade(struct client *clients, long count)
     close(poll);
 }
 
-/* -- the whole -- */
+/* -- main program -- */
 
 static void parse_options(int argc, char **argv)
 {

@@ -1,4 +1,4 @@
-"""One picture: calls per second and latency against the number of guests, for both daemons."""
+"""The picture of docs/benchmarks.md: calls per second and latency against the number of guests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INK, FAINT, LINES = "#212529", "#868e96", "#e9ecef"
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: a figure of the guests' scenes, scaled by `unit` for display."""
+    """One plot: a figure of the scenes with guests, divided by `unit` for display."""
 
     left: int
     title: str
@@ -32,7 +32,7 @@ PANELS = (
 
 
 def draw(rounds: Rounds) -> str:
-    """The picture as SVG text."""
+    """Return the picture as SVG."""
     body = "\n".join(_panel(panel, rounds) for panel in PANELS)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -95,7 +95,7 @@ def _curve(rounds: Rounds, server: str, panel: Panel) -> list[tuple[int, float]]
 
 
 def _step(highest: float) -> float:
-    """A round distance of grid lines that makes four to eight of them."""
+    """Return a round distance between grid lines, so that there are four to eight lines."""
     size = 10.0
     while highest / size < 4:
         size /= 2 if f"{size:g}"[0] == "1" else 2.5 if f"{size:g}"[0] == "5" else 2

@@ -1,4 +1,4 @@
-/* The part of virtlockd's protocol that the load generator and the floor server share: big-endian XDR (RFC 4506). */
+/* The part of virtlockd's protocol that load.c and floor.c use: big-endian XDR (RFC 4506). */
 #ifndef PROTOCOL_H
 #define PROTOCOL_H
 
@@ -14,7 +14,7 @@ enum { CALL = 0, REPLY = 1 };
 enum { OK = 0, ERROR = 1 };
 enum { RESOURCE_BUSY = 87 };
 
-/* A frame starts with seven words: its length, which counts itself, and the header. */
+/* A frame starts with seven words: its length, which includes the length word itself, and the header. */
 enum word { LENGTH, PROGRAM_NUMBER, VERSION_NUMBER, PROCEDURE, TYPE, SERIAL, STATUS, HEADER_WORDS };
 enum { HEADER_SIZE = HEADER_WORDS * 4 };
 

@@ -1,4 +1,4 @@
-"""What lockd has to reach, and what the rounds say about it."""
+"""The ratios and limits that lockd has to reach, and how they are computed from the rounds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.scenes import Figures
 
-# By server, then scene; one entry a round, empty where the scene could not be played.
+# By server, then by scene: one entry for each time that it was played, empty if it could not be played.
 Rounds = dict[str, dict[str, list["Figures"]]]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How often lockd does it for one time of another server's, at least."""
+    """A requirement for a ratio of figures.
+
+    lockd's figure divided by virtlockd's has to be at least `at_least`; divided by the floor's, `of_floor`.
+    """
 
     title: str
     scene: str
@@ -26,7 +29,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Limit:
-    """A figure of lockd's that may be `at_most` so much, times virtlockd's where `relative`."""
+    """A requirement for a figure of lockd.
+
+    It may be at most `at_most`; if `relative`, at most `at_most` times virtlockd's figure.
+    """
 
     title: str
     scene: str
@@ -62,15 +68,15 @@ LIMITS = (
 
 
 def typical(rounds: Rounds, server: str, scene: str, figure: str) -> float | None:
-    """The median over all rounds, or None where it was never measured."""
+    """Return the median of a figure over all rounds, or None if it was never measured."""
     values = [figures[figure] for figures in _played(rounds, server, scene) if figure in figures]
     return median(values) if values else None
 
 
 def paired_ratio(rounds: Rounds, other: str, scene: str, figure: str) -> float | None:
-    """The median over the rounds of lockd's figure divided by `other`'s of the same round.
+    """Return the median, over the rounds, of lockd's figure divided by that of `other` in the same round.
 
-    None, and so no ratio to print, where there is no round in which both were measured.
+    None if there is no round in which both were measured.
     """
     pairs = zip(_played(rounds, "lockd", scene), _played(rounds, other, scene), strict=False)
     ratios = [

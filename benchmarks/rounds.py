@@ -1,4 +1,4 @@
-"""Many rounds of many scenes, the servers by turns."""
+"""Play rounds of scenes, alternately on each server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def play_rounds(
     servers: Sequence[Server], scenes: Sequence[Scene], load: Path, count: int, seconds: float
 ) -> tuple[Rounds, list[str]]:
-    """Play each scene in `count` rounds on each server that can; a run of calls takes `seconds`.
+    """Play each scene in `count` rounds on each server that supports it; a run of calls takes `seconds`.
 
-    The servers follow each other at once, in the reverse order every other time, so that what else the
-    machine does meets all of them. Returns the figures, and a line for each thing that could not be measured.
+    The servers are measured directly one after the other, and every second time in reverse order, so that
+    other load on the machine affects all of them alike. Returns the figures, and a line for each failed
+    measurement.
     """
     rounds: Rounds = {server.name: {scene.name: [] for scene in scenes} for server in servers}
     failures: list[str] = []
@@ -40,8 +41,9 @@ def play_rounds(
 
 
 def _play(scene: Scene, server: Server, load: Path, seconds: float, failures: list[str]) -> Figures:
-    # On tmpfs, making and unlinking a file always costs the same. On ext4 it costs ever more: ext4 looks for
-    # an inode number that was not deleted lately (measured: 16 clients, indirect, 40 times slower).
+    # On tmpfs, creating and unlinking a file always takes the same time. On ext4 it takes longer and longer,
+    # because ext4 looks for an inode number that was not deleted recently (measured: 16 clients, indirect: 40
+    # times slower).
     with tempfile.TemporaryDirectory(prefix="lockd-benchmark-", dir="/dev/shm") as scratch:
         try:
             return play(scene, server, load, Path(scratch), seconds)

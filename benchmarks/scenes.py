@@ -1,4 +1,4 @@
-"""What is measured: a scene is one run of the load generator on a fresh daemon, and gives several figures."""
+"""The scenes: a scene is one run of the load generator with a new daemon, and gives several figures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ Figures = dict[str, float]
 class Scene:
     """One run of the load generator.
 
-    `arguments` are its options; `guests` hold a lock each before the measured calls begin; `floor` says
-    whether the bare C server can play it too; it is played `plays` times in a round.
+    `arguments` are options of the load generator. `guests` is how many guests hold a lock each before the
+    measured calls begin. `floor` says whether the C floor server supports the scene. It is played `plays`
+    times in a round.
     """
 
     name: str
@@ -42,8 +43,8 @@ GUESTS_OF_PICTURE = (0, 100, 300, 900, 2000, 4000)
 HELD_LOCKS = (100, 1000, 10000)
 LOCKSPACES = (1000,)
 
-# Where a machine's speed changes within seconds, the median of few pairs is none. What is quickly played, and has a
-# ratio to reach, is played more often.
+# If the speed of a machine changes within seconds, the median of a few ratios varies much. Therefore scenes
+# that are quick and have a required ratio are played more often.
 QUICK = 3
 
 SCENES = (
@@ -68,11 +69,11 @@ SCENES = (
 
 
 def play(scene: Scene, server: Server, load: Path, scratch: Path, seconds: float) -> Figures:
-    """Measure one scene on a fresh `server`.
+    """Measure one scene with a newly started `server`.
 
-    `load` is the load generator, `scratch` an empty directory for the locked files, `seconds` the length of a
-    run. Returns figures by name; those of a run with 16 clients begin with 16, as in `16 calls/s`. Raises
-    NotMeasuredError.
+    `load` is the program of the load generator, `scratch` an empty directory for the locked files, `seconds`
+    the duration of a run. Returns the figures by name: names for a run with 16 clients begin with 16, as in
+    `16 calls/s`. Raises NotMeasuredError.
     """
     files = scratch / "files"
     files.mkdir()
@@ -92,7 +93,7 @@ def play(scene: Scene, server: Server, load: Path, scratch: Path, seconds: float
             try:
                 return _figures(scene, running, _result(scene, generator))
             finally:
-                # The daemon goes first; else it would fence the guests whose connections end.
+                # The daemon ends first. Otherwise it would fence the guests whose connections end.
                 running.stop()
                 generator.communicate()
 

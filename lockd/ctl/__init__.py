@@ -1,1 +1,1 @@
-"""lockctl: one module for each command."""
+"""The command ``lockctl``, with one module for each of its commands."""

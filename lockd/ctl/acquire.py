@@ -1,4 +1,4 @@
-"""``lockctl acquire``: locks for a shell script, held until it lets go."""
+"""``lockctl acquire``: hold the locks of disks for a shell script, until the script releases them."""
 
 import argparse
 import os
@@ -12,8 +12,9 @@ from lockd.ctl import taking
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 
-_OWNER: Final = "lockctl acquire"
+_OWNER_NAME: Final = "lockctl acquire"
 _DISCARDED_BYTES: Final = 65536
+"""Bytes of one read from standard input. The data is not used: only the end of the input matters."""
 
 _EXAMPLE: Final = """\
 example, for bash:
@@ -25,21 +26,21 @@ example, for bash:
 
 
 class _Signalled(Exception):
-    """A signal asks to let go."""
+    """A signal asks to release the locks and exit."""
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "acquire",
         run,
-        summary="hold the locks of disks until standard input ends, or a signal comes",
+        summary="hold the locks of disks until standard input ends or a signal arrives",
         description="Take the locks of disks, print a line that says so, and hold them until standard input "
-        "ends or SIGTERM, SIGINT or SIGHUP comes.",
+        "ends or SIGTERM, SIGINT or SIGHUP arrives.",
         epilog=_EXAMPLE,
     )
     taking.add_arguments(parser)
@@ -47,12 +48,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Take the locks, and hold them until told to let go."""
+    """Take the locks, and hold them until standard input ends or a signal arrives.
+
+    :param options: the parsed command line.
+    :returns: the exit status.
+    :raises Failure: a lock is held by somebody else, or cannot be taken.
+    :raises ClientError: no daemon runs, it does not answer, or it ended while the locks were held.
+    """
     disks = taking.find_disks(options.disks)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _raise_signalled)
     try:
-        with taking.take(disks, _OWNER, shared=options.shared, wait=options.wait) as connection:
+        with taking.take(disks, _OWNER_NAME, shared=options.shared, wait=options.wait) as connection:
             print("held", flush=True)
             _wait_for_end(sys.stdin.fileno(), connection.fileno())
     except _Signalled:
@@ -61,16 +68,18 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 def _raise_signalled(_number: int, _frame: Any) -> NoReturn:
-    # A second one must not disturb the release.
+    # A second signal must not interrupt the release.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise _Signalled
 
 
 def _wait_for_end(standard_input: int, daemon: int) -> None:
-    """Return when standard input ends.
+    """Wait until standard input ends.
 
-    :raises ConnectionLost: the daemon is gone, and the locks with it.
+    :param standard_input: its descriptor.
+    :param daemon: the descriptor of the connection that holds the locks.
+    :raises ConnectionLost: the daemon ended, and the locks with it.
     """
     poll = select.poll()
     poll.register(standard_input, select.POLLIN)

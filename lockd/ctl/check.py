@@ -1,4 +1,4 @@
-"""``lockctl check``: whether this host is set up right."""
+"""``lockctl check``: check the set-up of this host."""
 
 import argparse
 import sys
@@ -15,34 +15,44 @@ example:
   lockctl check
   for host in alpha beta; do ssh $host lockctl check --json; done | jq -r .configuration_hash | uniq
 
-It ends with 0 where nothing FAILs, and with 1 otherwise.
+The exit status is 0 if nothing FAILs, otherwise 1.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "check",
         run,
-        summary="check this host's set-up",
-        description="Check this host's set-up: the daemon, its limits, the configuration that all hosts have to "
-        "share, and for each lockspace whether its locks work and reach other hosts.",
+        summary="check the set-up of this host",
+        description="Check the set-up of this host: the daemon and its limits, the configuration, which must "
+        "be the same on all hosts that share disks, and for each lockspace whether its locks work and reach "
+        "other hosts.",
         epilog=_EXAMPLE,
     )
     parser.add_argument("-J", "--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Check everything, and print what was found."""
+    """Run all checks, and print the findings.
+
+    :param options: the parsed command line.
+    :returns: the exit status: NO if a check FAILs, otherwise DONE.
+    """
     return print_findings(findings(), json_wanted=options.json)
 
 
 def print_findings(findings: Iterable[Finding], *, json_wanted: bool) -> Exit:
-    """Print findings as they are made, or all at the end as JSON; return whether one of them FAILs."""
+    """Print each finding as soon as it is known, or all findings at the end as JSON.
+
+    :param findings: the findings. Iterating runs the checks.
+    :param json_wanted: whether to print JSON.
+    :returns: the exit status: NO if a finding is FAIL, otherwise DONE.
+    """
     failed = False
     found = []
     for finding in findings:
@@ -51,7 +61,7 @@ def print_findings(findings: Iterable[Finding], *, json_wanted: bool) -> Exit:
         if not json_wanted:
             print(_line(finding), flush=True)
     if json_wanted:
-        # Imported late: the text does without.
+        # Imported here because only JSON output needs it, and importing it takes time.
         import json
 
         shared = next((finding.detail for finding in found if finding.subject == HASH_SUBJECT), None)

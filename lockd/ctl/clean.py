@@ -1,10 +1,11 @@
 """``lockctl clean``: remove the lease files that nobody holds.
 
-A host that crashed leaves its lease files behind. They do no harm but to the eye: a guest locks one that is
-there as it would a new one.
+A host that crashes leaves its lease files behind. They are only untidy: a guest can lock an existing file as
+well as a new one.
 
-Daemons, of this host and of others, lock and remove the same files meanwhile. All keep to one rule: whoever
-removes a file holds its lock, and whoever has locked a file looks whether its name still leads to it.
+Daemons on this host and on other hosts may lock and remove the same files at the same time. All follow one
+rule. A process removes a file only while it holds the lock on it, and after locking a file it checks that the
+path still names that file.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from lockd.linux.file_systems import Reach, local_lock_option, reach_of
 from lockd.linux.mount_table import MountTable
 
 _PROGRESS_SECONDS: Final = 0.2
+"""Time between two updates of the progress line."""
 
 _EXAMPLE: Final = """\
 example:
@@ -33,27 +35,30 @@ example:
 
 
 class Outcome(Enum):
-    """What became of a file."""
+    """The result for one file. The values are the words of the summary."""
 
     REMOVED = "removed"
     HELD = "held"
-    OTHER = "no lease files"
+    OTHER = "not lease files"
+    """The name is not that of a lease file, or the file is not an empty regular file."""
     GONE = "gone meanwhile"
+    """Another process removed the file."""
     FAILED = "failed"
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "clean",
         run,
         summary="remove the lease files that nobody holds",
-        description="Remove the files of a lockspace that nobody holds. Only empty files that are named as "
-        "lease files are: by a hash, by the UUID of an LVM volume, or, in scsi_lockspace_dir, at all.",
+        description="Remove the lease files of a lockspace that nobody holds. Only empty files are removed, "
+        "and only if the name is a hash or the UUID of an LVM volume. In scsi_lockspace_dir, empty files of "
+        "any name are removed.",
         epilog=_EXAMPLE,
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
@@ -61,7 +66,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Clean a directory."""
+    """Remove the lease files in a directory that nobody holds, and print how many.
+
+    :param options: the parsed command line.
+    :returns: the exit status: FAILED if a file could not be checked or removed, otherwise DONE.
+    :raises Failure: the directory cannot be read, or the locks of other hosts cannot be seen there.
+    :raises ClientError: qemu-lockd.conf cannot be read.
+    """
     directory = os.path.abspath(options.directory)
     try:
         names = sorted(entry.name for entry in os.scandir(directory))
@@ -70,7 +81,8 @@ def run(options: argparse.Namespace) -> Exit:
     mount = MountTable.read().mount_of(os.path.realpath(directory))
     if reach_of(mount) is Reach.BROKEN:
         raise Failure(
-            f"{directory}: {mount.point} is mounted with {local_lock_option(mount)}: what other hosts hold cannot be seen"
+            f"{directory}: {mount.point} is mounted with {local_lock_option(mount)}: "
+            "the locks of other hosts cannot be seen"
         )
     any_name = read_plugin_config().scsi_lockspace_dir == directory
     counts = dict.fromkeys(Outcome, 0)
@@ -94,7 +106,7 @@ def run(options: argparse.Namespace) -> Exit:
 def _clean(path: str, *, dry_run: bool) -> Outcome:
     try:
         if dry_run:
-            return _look(path)
+            return _check(path)
         return remove(path)
     except FileNotFoundError:
         return Outcome.GONE
@@ -103,7 +115,8 @@ def _clean(path: str, *, dry_run: bool) -> Outcome:
         return Outcome.FAILED
 
 
-def _look(path: str) -> Outcome:
+def _check(path: str) -> Outcome:
+    """Return what ``remove`` would do with a file, and leave it alone."""
     if not _is_lease(os.lstat(path)):
         return Outcome.OTHER
     return Outcome.REMOVED if lock_holder(path) is None else Outcome.HELD
@@ -112,7 +125,9 @@ def _look(path: str) -> Outcome:
 def remove(path: str) -> Outcome:
     """Remove one lease file, if nobody holds it.
 
-    :raises OSError: it is not there any more, or the system refuses.
+    :param path: the file.
+    :returns: REMOVED, HELD, OTHER or GONE.
+    :raises OSError: the file cannot be opened, locked or removed; FileNotFoundError if it is gone.
     """
     if not _is_lease(os.lstat(path)):
         return Outcome.OTHER
@@ -122,14 +137,14 @@ def remove(path: str) -> Outcome:
             return Outcome.HELD
         locked = os.fstat(descriptor)
         if not os.path.samestat(os.lstat(path), locked):
-            # Whoever removed it holds the new one, or nobody does: that one is not locked here.
+            # The path names another file by now. The lock taken above is not on that file, so it must stay.
             return Outcome.GONE
         if not _is_lease(locked):
             return Outcome.OTHER
         os.unlink(path)
         return Outcome.REMOVED
     finally:
-        # Last: until it is unlinked, nobody else may lock it.
+        # Closing ends the lock. It comes last, so that nobody else can lock the file before it is unlinked.
         os.close(descriptor)
 
 
@@ -152,7 +167,10 @@ def _status_of(error: OSError) -> Exit:
 
 
 class _Progress:
-    """A line that tells how far it is, on a terminal."""
+    """A progress line on standard error. It is only shown on a terminal, and not before _PROGRESS_SECONDS.
+
+    :param total: the number of files.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -161,14 +179,14 @@ class _Progress:
         self._shown = False
 
     def show(self, done: int) -> None:
-        """Tell, if it was not told just now."""
+        """Update the line, unless it was updated a moment ago."""
         if self._enabled and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SECONDS
             self._shown = True
             print(f"\r{done} of {self._total} files\x1b[K", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._shown:
             self._shown = False
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

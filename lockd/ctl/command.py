@@ -1,4 +1,4 @@
-"""How a command is added to lockctl's command line. Every command's module does it by this one function."""
+"""Adding a command to lockctl's command line."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TypeAlias
 from lockd.ctl.exits import Exit
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""What ``ArgumentParser.add_subparsers`` returns. argparse has no public name for its type."""
+"""The type of the result of ``ArgumentParser.add_subparsers``. argparse has no public name for it."""
 
 
 def add_command(
@@ -22,14 +22,14 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command to lockctl.
 
-    :param commands: where commands are added.
-    :param name: the command's name.
-    :param run: carries the command out, and returns its exit status.
-    :param summary: what it does, in a few words, for the list of commands.
-    :param description: what it does, in sentences, for its own help.
-    :param epilog: examples and whatever else stands at the end of its help, as it is.
-    :param usage: how it is called; None for what argparse makes of its options.
-    :returns: its parser, for its options.
+    :param commands: the commands of the parser.
+    :param name: the name of the command.
+    :param run: runs the command and returns the exit status.
+    :param summary: what the command does, in a few words, for the list of commands.
+    :param description: what the command does, in sentences, for its own help.
+    :param epilog: examples and other text for the end of its help. The text is not wrapped.
+    :param usage: the usage line; None for the one that argparse makes from the options.
+    :returns: the parser of the command, to which its options are added.
     """
     parser = commands.add_parser(
         name,

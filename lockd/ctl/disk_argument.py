@@ -1,4 +1,4 @@
-"""A DISK on the command line: a path, as the guest's XML has it."""
+"""The argument DISK: the path of a disk, as in the guest's XML."""
 
 import argparse
 import os
@@ -12,12 +12,13 @@ from lockd.linux.file_identity import Identity, identity_of
 
 
 class Disk(NamedTuple):
-    """A disk that the user asks for.
+    """A disk that the user names.
 
-    :ivar path: in full. Links in it are left: libvirt takes the path of the XML as it is.
-    :ivar resource: what libvirt locks for it.
-    :ivar identity: what the daemon knows a file by: device and inode, or a block device's number and -1; None
-        where there is no such file.
+    :ivar path: the absolute path. Symbolic links are not resolved, because libvirt uses the path of the XML
+        as it is.
+    :ivar resource: the resource that libvirt locks for the disk.
+    :ivar identity: device and inode number of the file, or the device's own number and -1 for a block device;
+        None if there is no such file.
     """
 
     path: str
@@ -26,12 +27,16 @@ class Disk(NamedTuple):
 
     @property
     def resources(self) -> list[Resource]:
-        """The resources that it may be locked by: the one that libvirt asks for, and the file itself."""
+        """The resources that may lock this disk: the one that libvirt locks, and the file itself."""
         direct = Resource("", self.path)
         return [self.resource] if self.resource == direct else [self.resource, direct]
 
     def is_held_by(self, holding: Holding) -> bool:
-        """Whether a holding is one of this disk: by its name, or by the file that is locked."""
+        """Return whether a holding is on this disk, by the name of its resource or by the locked file.
+
+        :param holding: the holding.
+        :returns: whether it is on this disk.
+        """
         return (
             self.path in {holding.disk, holding.path}
             or any((holding.lockspace, holding.name) == resource[:2] for resource in self.resources)
@@ -41,7 +46,10 @@ class Disk(NamedTuple):
 
 
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
-    """Add what a command that tells of one disk takes."""
+    """Add the arguments of a command that shows one disk: DISK and --json.
+
+    :param parser: the parser of the command.
+    """
     parser.add_argument("disk", metavar="DISK", help="path of a disk, as in the guest's XML")
     parser.add_argument("-J", "--json", action="store_true", help="print JSON")
 
@@ -49,7 +57,10 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
 def find_disk(argument: str, config: PluginConfig) -> Disk:
     """Return the disk that an argument names.
 
-    :raises NamingError: a program that had to tell its resource was killed.
+    :param argument: the path of the disk, absolute or relative.
+    :param config: the settings of qemu-lockd.conf.
+    :returns: the disk. It need not exist.
+    :raises NamingError: the program that finds the UUID or serial number of the disk was killed.
     """
     path = os.path.abspath(argument)
     return Disk(path, resource_of(path, config), _identity(path))

@@ -1,8 +1,8 @@
-"""Which disk a lease file stands for, wherever that can be learned.
+"""Finding the disk that a lease file protects.
 
-A lease file has the hash of a path for its name, and a hash cannot be read backwards: the paths that may be
-meant are hashed, and compared. They are those of the guests' QEMU command lines and open files, and of the
-images in a directory that the user names.
+The name of a lease file is the hash of a path, and a hash cannot be reversed. So the paths that may be meant
+are hashed, and the hashes are compared with the name. These paths come from the command lines and the open
+files of the guests' QEMU processes, and from a directory of images if the user names one.
 """
 
 import os
@@ -20,26 +20,37 @@ from lockd.ctl.processes import disks_of
 from lockd.linux.processes import all_pids, command_name
 
 LEASE_NAME: Final = re.compile("[0-9a-f]{64}")
+"""The name of a lease file: the SHA-256 of the disk's path."""
 LVM_UUID: Final = re.compile("[0-9A-Za-z]{6}(?:-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}")
 
 
 def disks_of_holdings(holdings: Iterable[Holding], images: str | None) -> dict[str, str]:
-    """Return the disk of each lease file, by the file's path, wherever it can be learned.
+    """Return the disks that lease files protect.
 
-    :param images: a directory with images that may be meant, if any.
-    :raises Failure: that directory, or qemu-lockd.conf, cannot be read.
+    :param holdings: holdings on lease files.
+    :param images: a directory of images that are compared, too; None for none.
+    :returns: the path of the disk by the path of the lease file. Lease files whose disk is not found are left
+        out.
+    :raises Failure: the directory of images cannot be read.
+    :raises ConfigError: qemu-lockd.conf cannot be read.
     """
     leases = [holding for holding in holdings if holding.kernel != UNLISTED]
     names = {os.path.basename(lease.path) for lease in leases}
-    owners = {lease.pid for lease in leases if lease.pid is not None}
-    paths = chain(paths_of_guests(owners), paths_of_images(images) if images is not None else ())
+    pids = {lease.pid for lease in leases if lease.pid is not None}
+    paths = chain(paths_of_guests(pids), paths_of_images(images) if images is not None else ())
     found = disks_of_leases(names, paths, read_plugin_config())
     by_path = {lease.path: found.get(os.path.basename(lease.path)) for lease in leases}
     return {path: disk for path, disk in by_path.items() if disk is not None}
 
 
 def disks_of_leases(names: Iterable[str], paths: Iterable[str], config: PluginConfig) -> dict[str, str]:
-    """Return the disk of each lease name, as far as it is one of ``paths``; stops when all are found."""
+    """Compare the names of lease files with the paths of disks.
+
+    :param names: the names of the lease files.
+    :param paths: the paths of disks. No more are read once all names are found.
+    :param config: the settings of qemu-lockd.conf.
+    :returns: the path of the disk by the name of the lease file. Names that are not found are left out.
+    """
     wanted = set(names)
     found: dict[str, str] = {}
     tried: set[str] = set()
@@ -57,7 +68,7 @@ def disks_of_leases(names: Iterable[str], paths: Iterable[str], config: PluginCo
 
 def _names(path: str, wanted: set[str], config: PluginConfig) -> Iterator[str]:
     yield lease_name(path)
-    # lvs and scsi_id take their time: they are asked only of what may be meant.
+    # Running lvs or scsi_id takes long: it is done for devices only, and only if a wanted name is no hash.
     if path.startswith("/dev/") and not all(map(LEASE_NAME.fullmatch, wanted)):
         try:
             yield resource_of(path, config).name
@@ -65,17 +76,23 @@ def _names(path: str, wanted: set[str], config: PluginConfig) -> Iterator[str]:
             return
 
 
-def paths_of_guests(owners: Iterable[int]) -> Iterator[str]:
-    """Yield the paths of the owners' disks; where there are no owners, of all QEMU processes'."""
-    pids = list(owners) or [pid for pid in all_pids() if (command_name(pid) or "").startswith("qemu")]
-    for pid in pids:
+def paths_of_guests(pids: Iterable[int]) -> Iterator[str]:
+    """Find the paths of disks that guests use.
+
+    :param pids: the processes to look at. If there are none, all QEMU processes of this host are looked at.
+    :yields: each path.
+    """
+    guests = list(pids) or [pid for pid in all_pids() if (command_name(pid) or "").startswith("qemu")]
+    for pid in guests:
         yield from disks_of(pid)
 
 
 def paths_of_images(directory: str) -> Iterator[str]:
-    """Yield the paths of all files below a directory.
+    """Find all files below a directory.
 
-    :raises Failure: it cannot be read.
+    :param directory: the directory.
+    :yields: the absolute path of each file.
+    :raises Failure: the directory cannot be read.
     """
     try:
         os.scandir(directory).close()

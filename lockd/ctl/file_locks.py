@@ -1,7 +1,8 @@
-"""Locks on lease files and disks, looked at and taken by lockctl's own process.
+"""Finding and taking locks on lease files and disks in lockctl's own process.
 
-A process loses its record locks on a file when it closes any descriptor of it (Invariant 1). That concerns the locks of
-this process only, which has none but those that it takes here: no other process's lock ends by what is opened here.
+A process loses its record locks on a file when it closes any descriptor of that file (Invariant 1). This
+concerns only the locks of the process itself. So opening a file here cannot end a lock of the daemon, or of
+any other process.
 """
 
 import os
@@ -13,11 +14,11 @@ def lock_holder(path: str) -> int | None:
     """Return the process that holds a lock on a file.
 
     :param path: the file.
-    :returns: its pid, or None where nobody holds a lock. It is 0 or negative where the kernel cannot name a process; see
-        ``lockd.linux.record_locks.lock_holder``.
+    :returns: the pid of the process, or None if nobody holds a lock. The pid is 0 or negative if the kernel
+        cannot name a process; see ``lockd.linux.record_locks.lock_holder``.
     :raises OSError: the file cannot be opened, or its file system cannot tell.
     """
-    # Not blocking: a path may name a FIFO.
+    # O_NONBLOCK: the path may name a FIFO.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         return record_locks.lock_holder(fd)

@@ -1,4 +1,4 @@
-"""What may be wrong with a host's set-up, and why that matters."""
+"""The checks of ``lockctl check``."""
 
 import os
 import subprocess
@@ -27,12 +27,13 @@ FAIL: Final = "FAIL"
 HASH_SUBJECT: Final = "its hash, to be the same on all hosts"
 
 _DESCRIPTORS_PER_GUEST: Final = 2
-"""Its connection and its pidfd; each lock takes one more."""
+"""Descriptors that the daemon needs for a guest: its connection and its pidfd. Each lock takes one more."""
 
 _LOCKS_PER_GUEST: Final = 4
-"""Disks that a guest has, if it has many."""
+"""An estimate of the number of disks of a guest with many disks."""
 
 _NEARLY: Final = 0.8
+"""The share of max_clients that gives a warning if it is in use."""
 
 _HOLD: Final = """\
 import fcntl, sys
@@ -41,13 +42,15 @@ fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
 print("held", flush=True)
 sys.stdin.read()
 """
+"""A program that locks a file as the daemon does, until its standard input ends."""
 
 
 class Finding(NamedTuple):
-    """The outcome of one check.
+    """The result of one check.
 
     :ivar subject: what was checked.
-    :ivar detail: what was found, and what to do.
+    :ivar result: PASS, WARN or FAIL.
+    :ivar detail: what was found, and what to do about it.
     """
 
     subject: str
@@ -56,7 +59,7 @@ class Finding(NamedTuple):
 
 
 def findings() -> Iterator[Finding]:
-    """Check everything."""
+    """Run all checks, and yield the finding of each."""
     yield from _daemon()
     config = None
     try:
@@ -82,7 +85,7 @@ def _daemon() -> Iterator[Finding]:
         with StatusConnection.connect() as connection:
             daemon = connection.daemon()
     except UnknownProgram:
-        yield Finding(subject, WARN, "runs, but is not lockd, and cannot be asked for more")
+        yield Finding(subject, WARN, "is running, but is not lockd: its state cannot be checked")
         return
     except ClientError as error:
         yield Finding(subject, FAIL, str(error))
@@ -110,7 +113,7 @@ def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(subject, WARN, f"/proc/{daemon['pid']}/limits cannot be read")
     elif limit < needed:
         yield Finding(
-            subject, WARN, f"{limit}, where {most} guests may need {needed}: raise LimitNOFILE of its unit"
+            subject, WARN, f"{limit}, but {most} guests may need {needed}: raise LimitNOFILE in its unit"
         )
     else:
         yield Finding(subject, PASS, str(limit))
@@ -146,7 +149,13 @@ def _plugin(config: PluginConfig) -> Iterator[Finding]:
 
 
 def configuration_hash(config: PluginConfig) -> str:
-    """Return what differs between two hosts whose guests do not exclude each other."""
+    """Return a checksum of the settings.
+
+    Guests of two hosts exclude each other only if the checksum is the same on both hosts.
+
+    :param config: the settings of qemu-lockd.conf.
+    :returns: the checksum, 16 hexadecimal digits.
+    """
     return lease_name(repr(sorted(config._asdict().items())))[:16]
 
 
@@ -156,7 +165,7 @@ def _daemon_configuration() -> Iterator[Finding]:
     try:
         settings = conf.read(path)
         if settings is None:
-            yield Finding(subject, PASS, f"{path} is not there: the defaults count")
+            yield Finding(subject, PASS, f"{path} does not exist: the defaults apply")
             return
         for key in ("log_level", "max_clients", "admin_max_clients"):
             settings.number(key, 1)
@@ -175,12 +184,14 @@ def _hypervisor() -> Iterator[Finding]:
         yield Finding(subject, FAIL, str(error))
         return
     if settings is None:
-        yield Finding(subject, WARN, f"{path} is not there: libvirt takes no locks for QEMU's guests")
+        yield Finding(subject, WARN, f"{path} does not exist: libvirt takes no locks for QEMU's guests")
     elif manager == "lockd":
         yield Finding(subject, PASS, f"lockd, which reads {FILE_NAME}")
     else:
         yield Finding(
-            subject, WARN, f'{manager or "none"}: libvirt asks no lock daemon; set lock_manager = "lockd"'
+            subject,
+            WARN,
+            f'{manager or "none"}: libvirt does not use the lock daemon; set lock_manager = "lockd"',
         )
 
 
@@ -194,7 +205,9 @@ def _lockspace(directory: str) -> Iterator[Finding]:
         yield Finding(
             subject,
             FAIL if there else WARN,
-            "is no directory" if there else "is not there; the daemon makes it with the first guest",
+            "is not a directory"
+            if there
+            else "does not exist; the daemon makes it when the first guest starts",
         )
     else:
         yield _works(directory, subject)
@@ -203,7 +216,7 @@ def _lockspace(directory: str) -> Iterator[Finding]:
 
 
 def _works(directory: str, subject: str) -> Finding:
-    """Lock a new file in another process, and see whether this one notices."""
+    """Lock a new file in another process, and check that this process sees the lock."""
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".lockctl-check-") as file:
             holder = subprocess.Popen(
@@ -235,18 +248,22 @@ def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
             return Finding(
                 subject,
                 FAIL,
-                f"{place} is mounted with {local_lock_option(mount)}: other hosts do not see the locks, and two of them can "
-                "write to one disk; mount it without",
+                f"{place} is mounted with {local_lock_option(mount)}: other hosts do not see the locks, "
+                "and two hosts can write to the same disk: mount it without this option",
             )
         case Reach.UNKNOWN:
             return Finding(subject, WARN, f"{place}: whether other hosts see the locks is not known")
         case Reach.THIS_HOST:
-            end = "they have to be on a shared file system if disks are" if is_lockspace else "that is all"
-            return Finding(subject, WARN, f"{place}: locks are seen on this host alone; {end}")
+            end = (
+                "if hosts share disks, the lockspace must be on a shared file system"
+                if is_lockspace
+                else "that is all"
+            )
+            return Finding(subject, WARN, f"{place}: only this host sees the locks; {end}")
 
 
 def _shared_file_systems() -> Iterator[Finding]:
-    """Find file systems that may have disks on them which other hosts use too, and whose locks stay here."""
+    """Yield a finding for each shared file system whose locks other hosts do not see."""
     for mount in MountTable.read().mounts:
         if reach_of(mount) is Reach.BROKEN:
             yield _reaches(mount, f"reach of disks on {mount.point}", is_lockspace=False)

@@ -1,6 +1,7 @@
-"""What is held, by whom: asked of a running lockd, and held against the kernel's own list.
+"""The holdings of the running daemon, compared with the locks that the kernel lists.
 
-virtlockd cannot be asked. Of its locks, /proc tells the files, and nothing of their owners.
+lockd reports its holdings through the status program. libvirt's virtlockd has no such program. Its locks are
+read from /proc, which shows the locked files, but not the owners.
 """
 
 import os
@@ -17,28 +18,38 @@ from lockd.linux.proc_locks import RecordLock, descriptor_locks, posix_locks
 AGREES: Final = "yes"
 DISAGREES: Final = "no"
 UNLISTED: Final = "unlisted"
-"""What the kernel says of a lock: that it is as the daemon tells, that it is not, that the daemon does not tell
-of it at all."""
+"""The result of comparing a lock with the kernel's list. AGREES: the kernel lists the lock that the daemon
+reports. DISAGREES: it does not. UNLISTED: the kernel lists a lock of the daemon that the daemon does not
+report."""
 
 _ROUNDS: Final = 10
-"""How often a lock has to be held and not told of, before it is called that: it may have been released between the
-two questions, and acquired again."""
+"""How often a lock must be found in the kernel and not be reported before it counts as UNLISTED. A single
+difference proves nothing: the lock may have been released and acquired again between the two queries."""
 
 
 class Holding(NamedTuple):
-    """One owner's holding of a lock.
+    """One owner's share of a resource. A field that is not known is None.
 
-    :ivar name: the resource's name in its lockspace.
+    :ivar lockspace: the directory of the lockspace; empty if the disk itself is locked.
+    :ivar name: the name of the resource in its lockspace.
     :ivar path: the locked file.
-    :ivar disk: the disk that the lock protects, where that is known.
+    :ivar disk: the disk that the lock protects.
+    :ivar exclusive: whether the lock is exclusive, rather than shared.
     :ivar state: ``held``, ``acquiring`` or ``releasing``.
-    :ivar since: when the lock was asked for, in seconds since the epoch; None where that is not known.
-    :ivar inode: inode of the locked file; of a block device -1, and ``device`` its own number.
-    :ivar connection: the daemon's number for the owner's own connection.
-    :ivar fencing: since when the owner is being killed, in seconds since the epoch.
-    :ivar slow: where the file's file system is mounted, if it is one that may block.
-    :ivar kernel: AGREES, DISAGREES or UNLISTED; None where the lock is on its way.
-    :ivar doubt: what spoke against the lock when the daemon took it over from the program before it.
+    :ivar owner: the name of the owner.
+    :ivar uuid: the UUID of the owner.
+    :ivar pid: the pid of the owner.
+    :ivar since: when the lock was requested, in seconds since the epoch.
+    :ivar device: the device number of the locked file's file system, or a block device's own number.
+    :ivar inode: the inode number of the locked file; -1 for a block device.
+    :ivar connection: the daemon's number for the owner's own connection; None if the owner has none.
+    :ivar fencing: when fencing of the owner began, in seconds since the epoch; None if it is not being
+        fenced.
+    :ivar slow: the mount point of the locked file's file system if that may block; otherwise None.
+    :ivar kernel: AGREES, DISAGREES or UNLISTED; None while the lock is being acquired or released, and if the
+        kernel lists no locks of the file system.
+    :ivar doubt: why the lock was in doubt when the daemon took it over at the last upgrade; None if it was
+        not.
     """
 
     lockspace: str
@@ -63,7 +74,8 @@ class Holding(NamedTuple):
 class Overview(NamedTuple):
     """All holdings of a daemon.
 
-    :ivar note: what the user has to know of the list; None for nothing.
+    :ivar holdings: the holdings.
+    :ivar note: a restriction of the list that the user must know; None if there is none.
     """
 
     holdings: list[Holding]
@@ -73,23 +85,29 @@ class Overview(NamedTuple):
 def overview() -> Overview:
     """Return all holdings of this user's daemon.
 
-    :raises ClientError: there is none, or it does not answer.
-    :raises Failure: it is virtlockd, and /proc does not tell of it.
+    :returns: the holdings.
+    :raises ClientError: no daemon runs, or it does not answer.
+    :raises Failure: the daemon is virtlockd, and its locks cannot be read from /proc.
     """
     try:
         with StatusConnection.connect() as connection:
-            return Overview(_told_by_lockd(connection), None)
+            return Overview(_holdings_of_lockd(connection), None)
     except UnknownProgram:
-        return _told_by_proc()
+        return _overview_of_virtlockd()
     except Unavailable:
         # virtlockd may run without an admin socket.
         if _pid_in_file() is None:
             raise
-        return _told_by_proc()
+        return _overview_of_virtlockd()
 
 
 def holdings_of(lock: dict[str, Any], kernel: str | None) -> list[Holding]:
-    """Return the holdings of a lock, one for each owner."""
+    """Return the holdings of a lock, one for each owner.
+
+    :param lock: the lock, as the daemon's status program describes it.
+    :param kernel: AGREES, DISAGREES or UNLISTED; None if the lock was not compared with the kernel's list.
+    :returns: the holdings.
+    """
     return [
         Holding(
             lockspace=lock["lockspace"],
@@ -117,7 +135,7 @@ def holdings_of(lock: dict[str, Any], kernel: str | None) -> list[Holding]:
 # lockd
 
 
-def _told_by_lockd(connection: StatusConnection) -> list[Holding]:
+def _holdings_of_lockd(connection: StatusConnection) -> list[Holding]:
     daemon = connection.daemon()
     locks = list(connection.locks())
     kernel = _Kernel(daemon["pid"], daemon["pid_file"])
@@ -133,11 +151,11 @@ def _told_by_lockd(connection: StatusConnection) -> list[Holding]:
 
 
 def _second_verdict(connection: StatusConnection, kernel: "_Kernel", lock: dict[str, Any]) -> str | None:
-    """Return what the kernel says of a lock while it is held; None where it was released meanwhile."""
+    """Compare a lock with the kernel's list again; return None if it was released in the meantime."""
 
     def present() -> dict[str, Any] | None:
         found = connection.find(lock["lockspace"], lock["resource"])
-        # The number is that of the acquire: one lock, held all the time.
+        # Each acquire has a number of its own: the same number means that the lock was held all the time.
         return found if found is not None and found["number"] == lock["number"] else None
 
     before = present()
@@ -148,42 +166,47 @@ def _second_verdict(connection: StatusConnection, kernel: "_Kernel", lock: dict[
 
 
 class _Kernel:
-    """The kernel's list of one lockd's locks.
+    """The kernel's list of the locks of one lockd.
 
-    :param pid_file: the descriptor of its pid file, which is locked and no resource; None where it has lost that.
+    :param pid: the pid of the daemon.
+    :param pid_file: the number of the daemon's descriptor of its pid file, which is locked and is no
+        resource; None if the daemon has none.
     """
 
     def __init__(self, pid: int, pid_file: int | None) -> None:
         self._pid = pid
         self._locks = {lock for lock in posix_locks(pid) if lock.is_on_first_byte}
-        self._told = set() if pid_file is None else set(_locks_of(pid, pid_file))
+        self._reported = set() if pid_file is None else set(_locks_of(pid, pid_file))
 
     def verdict(self, lock: dict[str, Any]) -> str | None:
-        """Return what the kernel says of a lock that the daemon tells of."""
+        """Compare a lock that the daemon reports with the kernel's list; None if it cannot be listed."""
         if lock["state"] != "held" or lock["fd"] is None:
+            return None
+        # Only the daemon's engine knows whether the kernel lists the lock. An older daemon does not say so.
+        if not lock.get("listed", True):
             return None
         exclusive = lock["mode"] == "exclusive"
         expected = RecordLock(self._pid, exclusive, lock["device"], lock["inode"], "0", "0")
         if expected in self._locks:
-            self._told.add(expected)
+            self._reported.add(expected)
             return AGREES
-        # Device and inode may be others than stat(2) tells; the descriptor is the same.
+        # The kernel may list other device and inode numbers than those of stat(2). fdinfo needs neither.
         by_descriptor = _locks_of(self._pid, lock["fd"])
-        self._told.update(by_descriptor)
+        self._reported.update(by_descriptor)
         agrees = any(found.is_on_first_byte and found.exclusive == exclusive for found in by_descriptor)
         return AGREES if agrees else DISAGREES
 
     def unlisted(self, connection: StatusConnection) -> list[Holding]:
-        """Return the locks that the daemon holds and does not tell of."""
-        unlisted = dict.fromkeys(self._locks - self._told, "")
+        """Return the locks that the daemon holds and does not report."""
+        unlisted = dict.fromkeys(self._locks - self._reported, "")
         for _ in range(_ROUNDS):
             if not unlisted:
                 break
             held = [file for file in _locked_files(self._pid) if file[0] in unlisted]
-            told = list(connection.locks())
-            descriptors = {lock["fd"] for lock in told}
-            on_their_way = {lock["path"] for lock in told if lock["state"] != "held"}
-            listed = {lock for lock, fd, path in held if fd in descriptors or path in on_their_way}
+            reported = list(connection.locks())
+            descriptors = {lock["fd"] for lock in reported}
+            changing = {lock["path"] for lock in reported if lock["state"] != "held"}
+            listed = {lock for lock, fd, path in held if fd in descriptors or path in changing}
             unlisted = {lock: path for lock, _, path in held if lock not in listed}
         return [_of_kernel_lock(lock, path, UNLISTED) for lock, path in unlisted.items()]
 
@@ -191,10 +214,13 @@ class _Kernel:
 # virtlockd
 
 
-def _told_by_proc() -> Overview:
+def _overview_of_virtlockd() -> Overview:
+    """Read the locks of virtlockd from /proc."""
     pid = _pid_in_file()
     if pid is None:
-        raise Failure("the daemon is not lockd and cannot be asked; its pid file does not tell of it either")
+        raise Failure(
+            "the daemon is not lockd and cannot be asked, and its pid file names no running process"
+        )
     files = list(_locked_files(pid))
     if not files:
         raise Failure(
@@ -207,12 +233,12 @@ def _told_by_proc() -> Overview:
         for lock, _, path in files
         if lock.is_on_first_byte and path != own
     ]
-    note = f"the daemon (pid {pid}) is not lockd and cannot be asked for owners: this is what /proc tells"
+    note = f"the daemon (pid {pid}) is not lockd and cannot be asked for owners: this list is from /proc"
     return Overview(holdings, note)
 
 
 def _pid_in_file() -> int | None:
-    """Return the running daemon's pid, as its pid file tells."""
+    """Return the pid in the daemon's pid file, or None if no such process runs."""
     try:
         pid = int(own_addresses().pid_file.read_text(encoding="ascii"))
         os.kill(pid, 0)
@@ -231,7 +257,7 @@ def _locked_files(pid: int) -> Iterator[tuple[RecordLock, int, str]]:
 
 
 def _locks_of(pid: int, descriptor: int) -> list[RecordLock]:
-    """Return the locks on a process's open file; none where the process has closed it, or may not be looked at."""
+    """Return a process's locks on an open file; none if the file is closed by now, or access is denied."""
     try:
         return descriptor_locks(pid, descriptor)
     except OSError:

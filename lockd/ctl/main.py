@@ -28,10 +28,11 @@ def main() -> None:
     except ClientError as error:
         status = _report(str(error), Exit.FAILED)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; python must not complain of it at its end.
+        # The reader of the output has closed it. Python must not report this again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = Exit.DONE
     except KeyboardInterrupt:
+        # 128 and the number of SIGINT, as a shell reports it.
         status = 130
     sys.exit(status)
 

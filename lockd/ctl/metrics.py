@@ -1,4 +1,4 @@
-"""``lockctl metrics``: the daemon's counters, for node_exporter's textfile collector and its like."""
+"""``lockctl metrics``: print the daemon's counters, for example for node_exporter's textfile collector."""
 
 import argparse
 from collections import Counter
@@ -12,10 +12,11 @@ from lockd.ctl.exits import Exit
 _NANOSECONDS: Final = 1_000_000_000
 
 _LATENCY_EXPONENTS: Final = range(12, 40, 2)
-"""The bounds of the histogram, as powers of two, in nanoseconds: from 4 us to nearly five minutes."""
+"""The upper bounds of the histogram's buckets: powers of two, in nanoseconds. They go from 4 microseconds to
+275 seconds."""
 
 _EXAMPLE: Final = """\
-example, in a timer (the collector must not read half a file):
+example, for a timer (rename the file, so that the collector never reads half of it):
   lockctl metrics >/var/lib/node_exporter/lockd.prom.new &&
     mv /var/lib/node_exporter/lockd.prom.new /var/lib/node_exporter/lockd.prom
 """
@@ -24,7 +25,7 @@ example, in a timer (the collector must not read half a file):
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     add_command(
         commands,
@@ -37,7 +38,12 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(_options: argparse.Namespace) -> Exit:
-    """Print the metrics."""
+    """Print the metrics.
+
+    :param _options: the parsed command line, which has no options.
+    :returns: the exit status.
+    :raises ClientError: no daemon runs, it is not lockd, or it does not answer.
+    """
     with StatusConnection.connect() as connection:
         daemon = connection.daemon()
         held = Counter((lock["lockspace"], lock["mode"]) for lock in connection.locks())
@@ -48,14 +54,14 @@ def run(_options: argparse.Namespace) -> Exit:
 
 def _lines(daemon: dict[str, Any], held: Counter[tuple[str, str]]) -> Iterator[str]:
     counters = daemon["counters"]
-    # No info or unknown: the collector knows only the types that came before OpenMetrics.
+    # OpenMetrics has the types info and unknown, which the textfile collector does not know.
     yield from _family(
         "lockd_build_info", "gauge", "The daemon's version.", [("", {"version": daemon["version"]}, 1)]
     )
     yield from _family(
         "lockd_locks",
         "gauge",
-        "Locks that are held, by lockspace; an empty one means the disks themselves.",
+        "Locks by lockspace and mode; the lockspace is empty for disks that are locked themselves.",
         [
             ("", {"lockspace": space, "mode": mode}, held[space, mode])
             for space in ("", *daemon["lockspaces"])
@@ -64,7 +70,10 @@ def _lines(daemon: dict[str, Any], held: Counter[tuple[str, str]]) -> Iterator[s
     )
     yield from _family("lockd_clients", "gauge", "Connected clients.", [("", {}, daemon["clients"])])
     yield from _family(
-        "lockd_clients_max", "gauge", "Clients that may be connected.", [("", {}, daemon["max_clients"])]
+        "lockd_clients_max",
+        "gauge",
+        "Largest number of connected clients.",
+        [("", {}, daemon["max_clients"])],
     )
     yield from _family(
         "lockd_acquires",
@@ -75,22 +84,25 @@ def _lines(daemon: dict[str, Any], held: Counter[tuple[str, str]]) -> Iterator[s
     yield from _family(
         "lockd_refusals",
         "counter",
-        "Acquires that were refused, because somebody held the resource or for another reason.",
+        "Acquires that were refused: busy if somebody held the resource, otherwise failed.",
         [("_total", {"reason": reason}, counters[reason]) for reason in ("busy", "failed")],
     )
     yield from _family(
-        "lockd_fencings", "counter", "Owners killed for their locks.", [("_total", {}, counters["fenced"])]
+        "lockd_fencings",
+        "counter",
+        "Owners killed because they lost their connection while they held locks.",
+        [("_total", {}, counters["fenced"])],
     )
     yield from _family(
         "lockd_upgrades",
         "counter",
-        "Replacements of the program while it served.",
+        "Live upgrades of the daemon.",
         [("_total", {}, counters["upgrades"])],
     )
     yield from _family(
         "lockd_acquire_seconds",
         "histogram",
-        "Time in the daemon of the acquires that were granted.",
+        "Time that the daemon took for acquires that were granted.",
         _histogram(counters),
     )
     yield "# EOF"
@@ -122,6 +134,6 @@ def _histogram(counters: dict[str, Any]) -> list[tuple[str, dict[str, str], floa
 
 
 def _escaped(text: str) -> str:
-    """Return a label's value as the format wants it; it has to be UTF-8."""
+    """Return the value of a label, escaped for the format. What is not UTF-8 is replaced."""
     valid = text.encode("utf-8", "replace").decode("utf-8")
     return valid.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""``lockctl migrate --check``: whether a live host could move between virtlockd and lockd."""
+"""``lockctl migrate --check``: check whether lockd and virtlockd can replace each other while guests run."""
 
 import argparse
 from typing import Final
@@ -13,30 +13,38 @@ example:
   lockctl migrate --check
   lockctl migrate --check --to /usr/local/sbin/virtlockd && systemctl reload virtlockd
 
-It ends with 0 where nothing FAILs, and with 1 otherwise. It changes nothing; docs/migration.md says what to do.
+The exit status is 0 if nothing FAILs, otherwise 1. Nothing is changed. See docs/migration.md.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "migrate",
         run,
-        summary="check whether a live host can move to or from virtlockd",
-        description="Say whether the running lock daemon could be replaced now, under running guests, by the program "
-        "that stands where its own was started from: lockd by virtlockd, virtlockd by lockd, or either by a new "
-        "version. To replace it is up to SIGUSR1 (systemctl reload virtlockd).",
+        summary="check whether this host can change to or from virtlockd while guests run",
+        description="Check whether the running lock daemon could be replaced now, while guests run, by the "
+        "program at the path from which the daemon was started: virtlockd by lockd, lockd by virtlockd, or "
+        "either by a new version. To replace the daemon, send it SIGUSR1 (systemctl reload virtlockd).",
         epilog=_EXAMPLE,
     )
-    parser.add_argument("--check", action="store_true", required=True, help="only check; needed")
-    parser.add_argument("--to", metavar="PROGRAM", help="check the program that is going to be put there")
+    parser.add_argument("--check", action="store_true", required=True, help="only check; required")
+    parser.add_argument(
+        "--to", metavar="PROGRAM", help="check this program, which you are going to put at that path"
+    )
     parser.add_argument("-J", "--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Check everything, and print what was found."""
+    """Run all checks, and print the findings.
+
+    :param options: the parsed command line.
+    :returns: the exit status: NO if a check FAILs, otherwise DONE.
+    :raises Failure: this user may not inspect the daemon.
+    :raises ClientError: no daemon runs, or it does not answer.
+    """
     return print_findings(findings(options.to), json_wanted=options.json)

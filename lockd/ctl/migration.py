@@ -1,4 +1,4 @@
-"""What may keep a running lock daemon from being replaced by another one, under running guests."""
+"""The checks of ``lockctl migrate --check``."""
 
 import errno
 import os
@@ -26,12 +26,13 @@ from lockd.linux.processes import command_name, descriptor_limit
 
 _BYTES_PER_CLIENT: Final = 900
 _BYTES_PER_LOCK: Final = 300
-"""About what one takes in the state, beside twice the path of its file."""
+"""The approximate sizes of a client and of a lock in the state document. Each path is added twice."""
 
 _PROGRAM_SECONDS: Final = 30
+"""How long the next program may take for --version."""
 
 _SPARE_DESCRIPTORS: Final = 100
-"""What a daemon needs beside those of clients and locks."""
+"""Descriptors that a daemon needs, in addition to those of clients and locks."""
 
 _NAMES: Final = {LockDaemon.LOCKD: "lockd", LockDaemon.VIRTLOCKD: "virtlockd"}
 
@@ -39,8 +40,11 @@ _NAMES: Final = {LockDaemon.LOCKD: "lockd", LockDaemon.VIRTLOCKD: "virtlockd"}
 class Running(NamedTuple):
     """The running daemon.
 
-    :ivar command: what it was started as, its own name first.
-    :ivar clients: the processes that are connected to it.
+    :ivar pid: its pid.
+    :ivar kind: ``lockd`` or ``virtlockd``.
+    :ivar command: its command line, beginning with the path of its program.
+    :ivar clients: the pids of the clients that are connected to it, one for each connection.
+    :ivar locked_files: the paths of the files that it has locked.
     """
 
     pid: int
@@ -51,16 +55,22 @@ class Running(NamedTuple):
 
 
 def findings(to: str | None) -> Iterator[Finding]:
-    """Check everything.
+    """Run all checks.
 
-    :param to: the program that is to take over; by default what stands where the daemon's own was started from.
+    :param to: the program that is to take over; None for the one at the path that the daemon was started
+        from.
+    :yields: the finding of each check.
+    :raises Failure: this user may not inspect the daemon.
+    :raises ClientError: no daemon runs, or it does not answer.
     """
     running = _running()
     yield Finding("running daemon", PASS, f"{running.kind} (pid {running.pid})")
     program = to or _program(running)
     if program is None:
         yield Finding(
-            "program", FAIL, f"{running.command[0]}: is not found from everywhere, so it cannot be executed"
+            "program",
+            FAIL,
+            f"{running.command[0]}: is no absolute path and not in PATH, so it cannot be executed",
         )
         return
     finding, successor = _what_it_is(program, running)
@@ -75,8 +85,8 @@ def findings(to: str | None) -> Iterator[Finding]:
 def _running() -> Running:
     """Find the running daemon.
 
-    :raises ClientError: there is none.
-    :raises Failure: this user may not look at it.
+    :raises ClientError: no daemon runs.
+    :raises Failure: this user may not inspect it.
     """
     kind, pid = "virtlockd", 0
     with suppress(UnknownProgram), StatusConnection.connect() as connection:
@@ -86,19 +96,19 @@ def _running() -> Running:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         os.listdir(f"/proc/{pid}/fd")
     except ValueError:
-        raise Failure(f"{own_addresses().pid_file}: does not tell which process the daemon is") from None
+        raise Failure(f"{own_addresses().pid_file}: contains no pid") from None
     except OSError as error:
         status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.FAILED
         raise Failure(f"{error.filename}: {error.strerror}", status) from None
     command = [os.fsdecode(argument) for argument in arguments]
     if kind == "lockd":
-        # The interpreter comes first.
+        # The path of the Python interpreter comes first.
         command = command[1:]
     return Running(pid, kind, command, list(_connected(pid)), list(_locked_files(pid)))
 
 
 def _locked_files(pid: int) -> Iterator[str]:
-    """Yield the paths of the files that the daemon has open for their locks."""
+    """Yield the paths of the files that the daemon has locked."""
     for descriptor, path in open_files(pid):
         with suppress(OSError):
             if descriptor_locks(pid, descriptor):
@@ -109,7 +119,7 @@ def _locked_files(pid: int) -> Iterator[str]:
 
 
 def _program(running: Running) -> str | None:
-    """Return what SIGUSR1 makes the daemon execute, as it sees it; None where that depends on a directory."""
+    """Return the program that the daemon executes on SIGUSR1; None if it cannot be found."""
     name = running.command[0]
     if "/" not in name:
         return shutil.which(name)
@@ -117,7 +127,7 @@ def _program(running: Running) -> str | None:
 
 
 def _what_it_is(program: str, running: Running) -> tuple[Finding, str | None]:
-    """Look at the program; return which daemon it is, too, if it is one."""
+    """Run the program with --version. Return a finding, and ``lockd`` or ``virtlockd`` if it is one."""
     subject = f"program {program}"
     try:
         done = subprocess.run(
@@ -136,11 +146,11 @@ def _what_it_is(program: str, running: Running) -> tuple[Finding, str | None]:
         return Finding(subject, FAIL, f"does not run with the daemon's arguments: {said}"), None
     daemon = identify(done.stdout)
     if daemon is None:
-        return Finding(subject, FAIL, "is no lock daemon, going by what it says to --version"), None
+        return Finding(subject, FAIL, "is no lock daemon, according to its --version"), None
     kind = _NAMES[daemon]
     version = done.stdout.rpartition(b")")[2].decode(errors="replace").strip()
     if kind == running.kind:
-        way = f"goes on with {kind} {version}; to leave {kind}, put the other daemon there first"
+        way = f"goes on with {kind} {version}; to change to the other daemon, install that at this path first"
         return Finding(subject, WARN, way), kind
     return Finding(subject, PASS, f"{running.kind} would be replaced by {kind} {version}"), kind
 
@@ -149,9 +159,9 @@ def _what_it_is(program: str, running: Running) -> tuple[Finding, str | None]:
 
 
 def _connected(pid: int) -> Iterator[int]:
-    """Yield the peer process of each connection to the daemon's lock socket.
+    """Yield the pid of the peer of each connection to the daemon's lock socket.
 
-    :raises Failure: its sockets cannot be looked at.
+    :raises Failure: the sockets of the daemon cannot be inspected.
     """
     address = str(own_addresses().socket)
     pidfd = os.pidfd_open(pid)
@@ -165,9 +175,14 @@ def _connected(pid: int) -> Iterator[int]:
 
 
 def _peer(pid: int, pidfd: int, descriptor: int, address: str) -> int | None:
-    """Return the pid of the peer of a connection to ``address``; None where the socket is none, or is closed by now.
+    """Return the pid of the peer of a connection to ``address``.
 
-    :raises Failure: the socket cannot be looked at.
+    :param pid: the daemon.
+    :param pidfd: a pidfd of the daemon.
+    :param descriptor: the number of a descriptor of the daemon.
+    :param address: the path of the lock socket.
+    :returns: the pid; None if the descriptor is no such connection, or is closed by now.
+    :raises Failure: the socket cannot be inspected.
     """
     try:
         if not target_of(descriptor, pid).startswith("socket:"):
@@ -188,7 +203,7 @@ def _peer(pid: int, pidfd: int, descriptor: int, address: str) -> int | None:
 def _clients(running: Running) -> Iterator[Finding]:
     subject = "clients"
     if running.kind == "lockd":
-        yield Finding(subject, PASS, f"{len(running.clients)} are connected; each is taken over as it is")
+        yield Finding(subject, PASS, f"{len(running.clients)} are connected; all of them are taken over")
         return
     guests = [pid for pid in running.clients if guest_name(pid) is not None]
     yield Finding(subject, PASS, f"{len(guests)} guests are connected")
@@ -196,9 +211,9 @@ def _clients(running: Running) -> Iterator[Finding]:
         yield Finding(
             subject,
             FAIL,
-            f"{describe(pid) if command_name(pid) else f'process {pid}, which has ended,'} is connected, and is no"
-            " guest: if it has not registered, virtlockd ends with all locks instead of handing over; try again when"
-            " it has left, or end it",
+            f"{describe(pid) if command_name(pid) else f'process {pid}, which has ended,'} is connected, and"
+            " is no guest: if it has not registered, virtlockd exits instead of handing over, and all locks"
+            " are lost; wait until it disconnects, or end it",
         )
 
 
@@ -217,10 +232,14 @@ def _size(running: Running, successor: str) -> Finding:
         return Finding(subject, PASS, about)
     if successor == "virtlockd":
         return Finding(
-            subject, FAIL, f"{about}: virtlockd can take over 10 MiB at most; lockd keeps its locks"
+            subject,
+            FAIL,
+            f"{about}: virtlockd can take over 10 MiB at most; lockd would go on with all locks",
         )
     return Finding(
-        subject, WARN, f"{about}: lockd can take that over, but virtlockd, going back, 10 MiB at most"
+        subject,
+        WARN,
+        f"{about}: lockd can take that over, but on the way back virtlockd takes over 10 MiB at most",
     )
 
 
@@ -228,21 +247,22 @@ def _descriptors(running: Running, successor: str) -> Finding:
     subject = "descriptors"
     limit = descriptor_limit(running.pid, hard=True)
     used = len(os.listdir(f"/proc/{running.pid}/fd"))
-    # lockd has one for each owner's process, too.
+    # lockd also has a pidfd for the process of each owner.
     needed = used + _SPARE_DESCRIPTORS + (len(running.clients) if successor == "lockd" else 0)
     if limit is None or limit >= needed:
         return Finding(subject, PASS, f"{used} of {limit}")
     return Finding(
         subject,
         FAIL,
-        f"{needed} are needed, and the daemon may have {limit}: prlimit --pid {running.pid} --nofile={4 * needed}",
+        f"{needed} are needed, but the limit is {limit}: "
+        f"run prlimit --pid {running.pid} --nofile={4 * needed}",
     )
 
 
 def _state_file(running: Running) -> Finding:
     path = own_addresses().state_file
     subject = f"state file {path}"
-    # The daemon may see another file system there than this process does.
+    # The daemon may be in another mount namespace than this process.
     directory = Path(f"/proc/{running.pid}/root{path.parent}")
     try:
         room = os.statvfs(directory)
@@ -257,4 +277,4 @@ def _state_file(running: Running) -> Finding:
         return Finding(subject, PASS, "can be written")
     except OSError as error:
         return Finding(subject, FAIL, error.strerror or str(error))
-    return Finding(subject, PASS, "an old one lies there, and is replaced")
+    return Finding(subject, PASS, "an old file exists, and will be replaced")

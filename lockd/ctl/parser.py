@@ -19,13 +19,18 @@ COMMANDS: Final = (
     "migrate",
     "metrics",
 )
-"""Each command is a module of this package, with ``add_parser`` and ``run``."""
+"""The commands. Each is a module of this package that has ``add_parser`` and ``run``."""
 
 _SEPARATOR: Final = "--"
+"""Separates the disks from the command in the arguments of ``lockctl run``."""
 
 
 def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return lockctl's own arguments, and for ``run`` those after the first ``--``, which are the command's."""
+    """Split the arguments of ``lockctl run`` at the first ``--``.
+
+    :param arguments: the arguments of lockctl.
+    :returns: the arguments of lockctl itself, and the command to run, which is empty if there is none.
+    """
     if arguments[:1] != ["run"] or _SEPARATOR not in arguments:
         return arguments, []
     at = arguments.index(_SEPARATOR)
@@ -33,19 +38,26 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def commands_for(arguments: Sequence[str]) -> Sequence[str]:
-    """Return the commands that the parser of these arguments needs: the named one, or else all."""
+    """Return the commands that the parser needs for some arguments.
+
+    :param arguments: the arguments of lockctl.
+    :returns: the command that the first argument names, or all commands if it names none.
+    """
     return [arguments[0]] if arguments and arguments[0] in COMMANDS else COMMANDS
 
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Return the parser; its result has ``run``, which takes that result and returns the exit status.
+    """Make the parser of lockctl's command line.
 
-    :param commands: those that it knows. Importing all takes longer than most of them run.
+    :param commands: the commands that the parser knows. Importing all modules takes longer than most commands
+        run.
+    :returns: the parser. The ``run`` of its result is a function that takes the result and returns the exit
+        status.
     """
     parser = argparse.ArgumentParser(
         prog="lockctl",
-        description="See, explain, take and clean up locks on disks.",
-        epilog="lockctl COMMAND --help tells more of a command, with an example. See lockctl(1).",
+        description="Show, explain, take and clean up locks on disks.",
+        epilog="lockctl COMMAND --help explains a command and gives an example. See also lockctl(1).",
         allow_abbrev=False,
     )
     parser.add_argument("-V", "--version", action="version", version=f"lockctl (lockd) {__version__}")

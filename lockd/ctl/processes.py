@@ -1,4 +1,4 @@
-"""Processes of this host, and the disks that they use, as /proc tells."""
+"""Processes of this host and the disks that they use, from /proc."""
 
 import os
 import re
@@ -10,13 +10,18 @@ from lockd.linux.descriptors import open_descriptors, open_files
 from lockd.linux.processes import all_pids, command_name
 
 _FILE_NAME: Final = re.compile(rb'"filename":"(?P<json>(?:[^"\\]|\\.)*)"|\bfile=(?P<option>(?:[^,]|,,)*)')
-"""How a disk's path stands in QEMU's arguments: in the JSON of -blockdev, or, before QEMU 4, as -drive file=."""
+"""A disk's path in the arguments of QEMU: in the JSON of -blockdev, or, before QEMU 4, as -drive file=."""
 
 _GUEST_NAME: Final = re.compile(rb"(?:^|,)guest=(?P<name>(?:[^,]|,,)*)")
+"""The name of the guest in QEMU's argument -name. Here and in file=, a comma is written as two commas."""
 
 
 def guest_name(pid: int) -> str | None:
-    """Return the name of the guest that a QEMU process runs; None where it is none, or has no name."""
+    """Return the name of the guest that a QEMU process runs.
+
+    :param pid: the process.
+    :returns: the name; None if the process does not run a guest, or the guest has no name.
+    """
     arguments = _arguments(pid)
     with suppress(ValueError, IndexError):
         found = _GUEST_NAME.search(arguments[arguments.index(b"-name") + 1])
@@ -26,7 +31,11 @@ def guest_name(pid: int) -> str | None:
 
 
 def describe(pid: int) -> str:
-    """Return the words for a process: its guest, if it is a QEMU, and its name."""
+    """Return a description of a process, for messages.
+
+    :param pid: the process.
+    :returns: the name of its guest if it runs one, the name of its program, and its pid.
+    """
     command = command_name(pid)
     if command is None:
         return f"process {pid}"
@@ -35,7 +44,11 @@ def describe(pid: int) -> str:
 
 
 def disks_of(pid: int) -> Iterator[str]:
-    """Yield the paths that a process may know its disks by: those in its arguments first, then its open files."""
+    """Find the paths of the disks that a process uses.
+
+    :param pid: the process.
+    :yields: the paths of disks in its arguments, in QEMU's syntax, and then the paths of all its open files.
+    """
     for argument in _arguments(pid):
         for found in _FILE_NAME.finditer(argument):
             if found["json"] is not None:
@@ -47,7 +60,11 @@ def disks_of(pid: int) -> Iterator[str]:
 
 
 def processes_with(status: os.stat_result) -> list[int]:
-    """Return the pids of the processes, other than this one, that have a file open."""
+    """Find the processes that have a file open, other than this process.
+
+    :param status: the result of stat(2) for the file.
+    :returns: their pids. Processes that this user may not inspect are left out.
+    """
     return [pid for pid in all_pids() if pid != os.getpid() and _has_open(pid, status)]
 
 
@@ -60,7 +77,7 @@ def _has_open(pid: int, status: os.stat_result) -> bool:
 
 
 def _from_json(text: bytes) -> str:
-    # Imported late: most commands never meet a QEMU.
+    # Imported here because few commands need it, and importing it takes time.
     import json
 
     try:

@@ -1,4 +1,4 @@
-"""``lockctl release --force``: end the holdings of an owner that is gone or unknown."""
+"""``lockctl release --force``: release a resource whose owner is gone or unknown."""
 
 import argparse
 import os
@@ -21,45 +21,54 @@ example:
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "release",
         run,
-        summary="release what an owner holds that is gone",
-        description="End the holdings of an owner that is gone or unknown. It is refused while the owner lives "
-        "on this host, and logged by the daemon.",
+        summary="release a lock whose owner is gone",
+        description="Release a lock whose owner is gone or unknown. The daemon refuses this while the owner "
+        "is alive on this host, and logs each release.",
         epilog=_EXAMPLE,
     )
-    parser.add_argument("--force", action="store_true", help="say that you mean it; needed")
+    parser.add_argument("--force", action="store_true", help="confirm the release; required")
     parser.add_argument(
-        "resource", metavar="RESOURCE", help="a disk, a locked file, or a resource's name as status shows it"
+        "resource",
+        metavar="RESOURCE",
+        help="a disk, a locked file, or the name of a resource as status shows it",
     )
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Release a lock by force."""
+    """Release a resource by force.
+
+    :param options: the parsed command line.
+    :returns: the exit status.
+    :raises Failure: --force is missing, nobody holds the resource, or the daemon refuses.
+    :raises ClientError: no daemon runs, it is not lockd, or it does not answer.
+    """
     if not options.force:
         raise Failure(
-            "release takes a lock from its owner: add --force where that owner is gone for sure", Exit.USAGE
+            "release takes a lock from its owner: add --force if you are sure that the owner is gone",
+            Exit.USAGE,
         )
     with StatusConnection.connect() as connection:
         lockspace, name = _find(connection, options.resource)
         try:
-            owners = connection.release(lockspace, name)
+            pids = connection.release(lockspace, name)
         except NotHeld:
             raise Failure(f"nobody holds {options.resource}", Exit.NO) from None
         except Refused as error:
-            # Without libvirt's words for the kind of error.
+            # str2 is the daemon's own text, without libvirt's name for the kind of error.
             raise Failure(error.reply.str2 or str(error)) from None
-    gone = ", ".join(f"pid {pid}" for pid in owners)
+    gone = ", ".join(f"pid {pid}" for pid in pids)
     print(terminal.printable(f"released {options.resource}, which {gone} held"))
     return Exit.DONE
 
 
 def _find(connection: StatusConnection, argument: str) -> tuple[str, str]:
-    """Return lockspace and name of the held resource that is meant."""
+    """Find the held resource that the user means; return its lockspace and its name."""
     disk = find_disk(argument, read_plugin_config())
     locks = [(lock["lockspace"], lock["resource"], lock["path"]) for lock in connection.locks()]
     wanted = {resource[:2] for resource in disk.resources}

@@ -1,4 +1,4 @@
-"""``lockctl resource``: which lock libvirt takes for a disk."""
+"""``lockctl resource``: show the lock that libvirt takes for a disk."""
 
 import argparse
 from typing import Final
@@ -19,27 +19,32 @@ example:
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "resource",
         run,
-        summary="say which lock libvirt takes for a disk",
-        description="Say which lock libvirt takes for a disk: its lockspace and name, by qemu-lockd.conf. "
-        "It asks no daemon, and the disk need not exist.",
+        summary="show which lock libvirt takes for a disk",
+        description="Show which lock libvirt takes for a disk: its lockspace and its name, "
+        "according to qemu-lockd.conf. No daemon is needed, and the disk need not exist.",
         epilog=_EXAMPLE,
     )
     add_disk_options(parser)
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Print a disk's resource."""
+    """Print the resource of a disk.
+
+    :param options: the parsed command line.
+    :returns: the exit status.
+    :raises ClientError: qemu-lockd.conf cannot be read, or the resource cannot be found out.
+    """
     config = read_plugin_config()
     disk = find_disk(options.disk, config)
     resource = disk.resource
     if options.json:
-        # Imported late: the text does without.
+        # Imported here because only JSON output needs it, and importing it takes time.
         import json
 
         facts = {
@@ -56,5 +61,5 @@ def run(options: argparse.Namespace) -> Exit:
         print(f"resource:  {terminal.printable(resource.name)}")
         print(f"file:      {terminal.printable(resource.path)}")
     if not config.auto_disk_leases:
-        print_error("libvirt does not take it: auto_disk_leases is 0 in qemu-lockd.conf")
+        print_error("libvirt does not take this lock: auto_disk_leases is 0 in qemu-lockd.conf")
     return Exit.DONE

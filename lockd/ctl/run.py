@@ -1,4 +1,4 @@
-"""``lockctl run``: a command that holds the locks of disks for as long as it lives."""
+"""``lockctl run``: run a command that holds the locks of disks until it ends."""
 
 import argparse
 import fcntl
@@ -13,6 +13,7 @@ from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit, Failure
 
 _DESCRIPTOR_MIN: Final = 100
+"""The lowest number of the descriptor that the command inherits."""
 
 _EXAMPLE: Final = """\
 example:
@@ -23,16 +24,17 @@ example:
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "run",
         run,
-        summary="hold the locks of disks for as long as a command runs",
-        description="Take the locks of disks and become the command. It inherits the connection that holds "
-        "them, so they end when it ends, however that comes about. A command that closes descriptors which it "
-        "does not know is killed, as a guest that loses its locks would be.",
+        summary="hold the locks of disks while a command runs",
+        description="Take the locks of disks, and then execute the command in place of lockctl. The command "
+        "inherits the connection that holds the locks, so the locks end when the command ends, however it "
+        "ends. A command that closes descriptors that it does not know loses its locks. It is killed for "
+        "that, as a guest would be.",
         usage="lockctl run [-h] [--shared] [--wait SECONDS] DISK... -- COMMAND...",
         epilog=_EXAMPLE,
     )
@@ -41,7 +43,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Take the locks and become the command; it returns only where that fails."""
+    """Take the locks, and execute the command in place of lockctl.
+
+    :param options: the parsed command line.
+    :returns: never: this process becomes the command.
+    :raises Failure: a lock is held by somebody else or cannot be taken, or the command cannot be executed.
+    :raises ClientError: no daemon runs, or it does not answer.
+    """
     command: list[str] = options.command
     if not command:
         raise Failure("a command is missing: lockctl run DISK... -- COMMAND...", Exit.USAGE)
@@ -50,10 +58,10 @@ def run(options: argparse.Namespace) -> Exit:
         raise Failure(f"{command[0]}: there is no such command", Exit.NO_COMMAND)
     disks = taking.find_disks(options.disks)
     connection = taking.take(disks, os.path.basename(command[0]), shared=options.shared, wait=options.wait)
-    # As libvirt leaves it to a guest: nothing in the command can give the locks away.
+    # libvirt does the same for a guest: after this call, nothing in the command can release the locks.
     connection.restrict()
     _move_out_of_the_way(connection.detach())
-    # Python ignores these, and what is ignored stays so through an exec.
+    # Python ignores these signals, and a signal that is ignored stays ignored after exec (signal(7)).
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -63,7 +71,7 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 def _move_out_of_the_way(descriptor: int) -> None:
-    """Give a descriptor a number that no script uses for its own: ``exec 3<file`` would close it."""
-    with suppress(OSError):  # EINVAL: the limit of descriptors is below that
+    """Move a descriptor to a high number. ``exec 3<file`` in a script would close descriptor 3."""
+    with suppress(OSError):  # EINVAL: the limit of open files is lower
         fcntl.fcntl(descriptor, fcntl.F_DUPFD, _DESCRIPTOR_MIN)
         os.close(descriptor)

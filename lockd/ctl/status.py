@@ -1,4 +1,4 @@
-"""``lockctl status``: which locks are held, by whom, and whether the kernel agrees."""
+"""``lockctl status``: list the locks, their owners, and whether the kernel agrees."""
 
 import argparse
 import sys
@@ -15,25 +15,27 @@ from lockd.ctl.holdings import AGREES, Holding, overview
 from lockd.ctl.terminal import Table
 
 _WATCH_SECONDS: Final = 2.0
+"""Time between two updates with --watch."""
 
 _YIELDING: Final = {"PATH": 24, "NAME": 16, "LOCKSPACE": 16, "SLOW": 12, "RESOURCE": 24, "OWNER": 8}
-"""Columns that may be cut to fit a terminal, the first one first, and how wide they stay."""
+"""The columns that may be cut to fit a terminal, in the order of cutting, and their smallest widths."""
 
 _PATHS: Final = {"RESOURCE", "PATH", "LOCKSPACE", "SLOW"}
+"""The columns whose text is cut at its beginning."""
 
 _EXAMPLES: Final = """\
 examples:
   lockctl status
   lockctl status /var/lib/libvirt/images/vm1.qcow2
   lockctl status --output +UUID,KERNEL --watch
-  lockctl status --json | jq '.locks[] | select(.kernel != "yes")'
+  lockctl status --json | jq '.locks[] | select(.kernel == "no")'
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     names = "\n".join(f"  {column.name:11} {column.help}" for column in COLUMNS.values())
     parser = add_command(
@@ -41,11 +43,11 @@ def add_parser(commands: Commands) -> None:
         "status",
         run,
         summary="list the locks that are held",
-        description="List the locks that this user's daemon holds, on all disks or on some.",
+        description="List the locks that the daemon of this user holds, on all disks or on the given ones.",
         epilog=f"columns:\n{names}\n\n{_EXAMPLES}",
     )
-    parser.add_argument("disks", nargs="*", metavar="DISK", help="only the locks on these disks")
-    parser.add_argument("-J", "--json", action="store_true", help="print JSON, with all columns")
+    parser.add_argument("disks", nargs="*", metavar="DISK", help="list only the locks on these disks")
+    parser.add_argument("-J", "--json", action="store_true", help="print JSON, by default with all columns")
     parser.add_argument("-n", "--noheadings", action="store_true", help="print no headings")
     parser.add_argument(
         "-o",
@@ -54,26 +56,41 @@ def add_parser(commands: Commands) -> None:
         help=f"print these columns; +LIST adds to {','.join(DEFAULT)}",
     )
     parser.add_argument("--output-all", action="store_true", help="print all columns")
-    parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only the locks of this owner")
-    parser.add_argument("-r", "--raw", action="store_true", help="print cells with one blank between them")
-    parser.add_argument("-u", "--notruncate", action="store_true", help="cut nothing to fit the terminal")
     parser.add_argument(
-        "--images", metavar="DIR", help="learn from the files below DIR which disks lease files stand for"
+        "-p", "--pid", type=int, metavar="PID", help="list only the locks of the owner with this process id"
+    )
+    parser.add_argument(
+        "-r",
+        "--raw",
+        action="store_true",
+        help="separate cells with one blank, and print a blank in a cell as \\x20",
+    )
+    parser.add_argument(
+        "-u", "--notruncate", action="store_true", help="do not shorten the output to fit the terminal"
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="find the disks of lease files by the names of the files below DIR"
     )
     parser.add_argument("--watch", action="store_true", help="keep the list up to date on the terminal")
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """List the locks."""
+    """List the locks.
+
+    :param options: the parsed command line.
+    :returns: the exit status: NO if a lock is in doubt or the kernel does not agree on it, otherwise DONE.
+    :raises Failure: the options are wrong, or the locks cannot be read.
+    :raises ClientError: no daemon runs, or it does not answer.
+    """
     columns = _columns(options)
     if not options.watch:
         return _print_once(options, columns)
     if options.json or options.raw or not terminal.is_terminal(sys.stdout):
-        raise Failure("--watch needs a terminal, and prints a table to it", Exit.USAGE)
-    # Imported late: few watch, and most want an answer at once.
+        raise Failure("--watch needs a terminal, and does not go with --json or --raw", Exit.USAGE)
+    # Imported here because only --watch needs it, and importing it takes time.
     from lockd.ctl.watch import watch
 
-    watch(lambda: _watched(options, columns), _WATCH_SECONDS)
+    watch(lambda: _screen(options, columns), _WATCH_SECONDS)
     return Exit.DONE
 
 
@@ -90,7 +107,7 @@ def _print_once(options: argparse.Namespace, columns: list[Column]) -> Exit:
     found = overview()
     holdings = _chosen(found.holdings, options)
     if options.json:
-        # Imported late: the table does without.
+        # Imported here because only JSON output needs it, and importing it takes time.
         import json
 
         rows = [{column.name.lower(): column.value(holding) for column in columns} for holding in holdings]
@@ -117,7 +134,8 @@ def _verdict(holdings: list[Holding]) -> Exit:
     return Exit.NO
 
 
-def _watched(options: argparse.Namespace, columns: list[Column]) -> list[str]:
+def _screen(options: argparse.Namespace, columns: list[Column]) -> list[str]:
+    """Return the lines that --watch shows."""
     limit = None if options.notruncate else terminal.size(sys.stdout)[0]
     try:
         found = overview()
@@ -128,7 +146,7 @@ def _watched(options: argparse.Namespace, columns: list[Column]) -> list[str]:
 
 
 def _chosen(holdings: list[Holding], options: argparse.Namespace) -> list[Holding]:
-    """Return the holdings that were asked for, with the disks they protect as far as those are known."""
+    """Return the holdings that the options select, with the disks that they protect if those are known."""
     holdings = _with_disks(holdings, options)
     if options.pid is not None:
         holdings = [holding for holding in holdings if holding.pid == options.pid]
@@ -143,7 +161,7 @@ def _with_disks(holdings: list[Holding], options: argparse.Namespace) -> list[Ho
     unknown = [holding for holding in holdings if holding.disk is None]
     if not unknown:
         return holdings
-    # Imported late: without lease files there is nothing to hash, and no process to look at.
+    # Imported here because only lease files need it, and importing it takes time.
     from lockd.ctl.disks import disks_of_holdings
 
     known = disks_of_holdings(unknown, options.images)
@@ -191,6 +209,6 @@ def _cell(column: Column, holding: Holding) -> str:
 
 
 def _raw(column: Column, holding: Holding) -> str:
-    # As lslocks does: a blank in a cell would be taken for the end of it.
+    # lslocks does the same: a program would take a blank in a cell for the end of the cell.
     value = column.value(holding)
     return "" if value is None else terminal.printable(str(value)).replace(" ", "\\x20")

@@ -1,4 +1,4 @@
-"""Taking the locks of disks: all of them, or none."""
+"""Taking the locks of several disks: all of them, or none."""
 
 import argparse
 import math
@@ -15,20 +15,31 @@ from lockd.ctl.disk_argument import Disk, find_disk
 from lockd.ctl.exits import Exit, Failure
 
 _RETRY_SECONDS: Final = 0.2
+"""Time between two attempts to take the locks."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what ``run`` and ``acquire`` have in common."""
-    parser.add_argument("--shared", action="store_true", help="share the locks with others who share them")
+    """Add the options that ``run`` and ``acquire`` have in common.
+
+    :param parser: the parser of the command.
+    """
+    parser.add_argument("--shared", action="store_true", help="take shared locks")
     parser.add_argument(
-        "--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait so long for whoever holds one"
+        "--wait",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait up to SECONDS for locks that are held",
     )
 
 
 def find_disks(arguments: list[str]) -> list[Disk]:
-    """Return the disks of the command line, those that are one lock once, in an order that is the same for all.
+    """Return the disks that arguments name.
 
-    :raises ClientError: a disk's resource cannot be found out.
+    :param arguments: the paths of the disks.
+    :returns: the disks, sorted by resource, so that all processes take locks in the same order. Of several
+        disks with the same resource, one is returned.
+    :raises ClientError: qemu-lockd.conf cannot be read, or the resource of a disk cannot be found out.
     """
     config = read_plugin_config()
     by_resource = {disk.resource: disk for disk in (find_disk(argument, config) for argument in arguments)}
@@ -36,14 +47,18 @@ def find_disks(arguments: list[str]) -> list[Disk]:
 
 
 def take(disks: list[Disk], owner: str, *, shared: bool, wait: float) -> LockConnection:
-    """Return a connection that holds the locks of all disks for this process.
+    """Take the locks of all disks for this process.
 
-    While it waits it holds none, so that two who wait for each other's disks both get them.
+    While it waits, it holds none of the locks. So two processes that wait for each other's disks both get
+    them.
 
-    :param owner: what others are told who holds them.
-    :param wait: seconds to wait for a lock that is held.
-    :raises Failure: one is held, or cannot be taken.
-    :raises ClientError: there is no daemon, or it does not answer.
+    :param disks: the disks, from ``find_disks``.
+    :param owner: the name of the owner, as others see it.
+    :param shared: whether the locks are shared, rather than exclusive.
+    :param wait: how long to wait for locks that others hold, in seconds; 0 tries once.
+    :returns: the connection that holds the locks, to be closed by the caller.
+    :raises Failure: a lock is held by somebody else, or cannot be taken.
+    :raises ClientError: no daemon runs, or it does not answer.
     """
     deadline = time.monotonic() + wait
     connection = LockConnection.connect()
@@ -64,7 +79,7 @@ def take(disks: list[Disk], owner: str, *, shared: bool, wait: float) -> LockCon
 
 
 def _take_once(connection: LockConnection, disks: list[Disk], *, shared: bool) -> str | None:
-    """Take all locks; or none, and return who holds one."""
+    """Take all locks and return None; or take none, and return a message that says who holds one of them."""
     taken: list[Resource] = []
     for disk in disks:
         try:
@@ -74,7 +89,7 @@ def _take_once(connection: LockConnection, disks: list[Disk], *, shared: bool) -
                 with suppress(Refused):
                     connection.release(resource)
             if isinstance(error, Busy):
-                return f"{disk.path} is locked by {error.holder or 'somebody: lockctl who may tell'}"
+                return f"{disk.path} is locked by {error.holder or 'somebody: see lockctl who'}"
             raise Failure(f"{disk.path}: {error}") from None
         taken.append(disk.resource)
     return None

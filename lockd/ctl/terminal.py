@@ -1,4 +1,4 @@
-"""Text for terminals and pipes: how wide it is, what must not reach a terminal, and tables that fit."""
+"""Text output: its width on a terminal, control characters, colours, and tables that fit the terminal."""
 
 import os
 import sys
@@ -10,17 +10,31 @@ _PLAIN: Final = "\x1b[0m"
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody looks at it, rather than a program."""
+    """Return whether a stream is a terminal.
+
+    :param stream: the stream.
+    :returns: whether it is a terminal.
+    """
     return stream.isatty()
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether colours are welcome (no-color.org)."""
+    """Return whether to use colours.
+
+    Colours are for terminals only, and not if NO_COLOR is set (no-color.org) or TERM is ``dumb``.
+
+    :param stream: the stream.
+    :returns: whether to use colours.
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and lines of a terminal."""
+    """Return the size of a terminal.
+
+    :param stream: the terminal.
+    :returns: the numbers of columns and lines; 80 and 24 if they are not known.
+    """
     try:
         columns, lines = os.get_terminal_size(stream.fileno())
     except OSError:
@@ -29,12 +43,22 @@ def size(stream: TextIO) -> tuple[int, int]:
 
 
 def alarming(text: str) -> str:
-    """Return a line so that it is seen first."""
+    """Return a text in bold red.
+
+    :param text: the text.
+    :returns: the text with escape sequences.
+    """
     return f"{_BOLD_RED}{text}{_PLAIN}"
 
 
 def printable(text: str) -> str:
-    """Return text without what a terminal would obey; names of guests and files may hold anything."""
+    r"""Escape characters that are not printable.
+
+    The names of guests and files may contain control characters, which a terminal would obey.
+
+    :param text: the text.
+    :returns: the text, in which each such character is replaced by its bytes, such as ``\x1b``.
+    """
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
@@ -46,10 +70,14 @@ def _escaped(character: str) -> str:
 
 
 def width(text: str) -> int:
-    """Return how many columns of a terminal a printable text takes."""
+    """Return how many columns of a terminal a text takes.
+
+    :param text: printable text.
+    :returns: the number of columns.
+    """
     if text.isascii():
         return len(text)
-    # Imported late: names are ASCII as a rule.
+    # Imported here because most names are ASCII, and importing it takes time.
     from unicodedata import combining, east_asian_width
 
     return sum(
@@ -58,7 +86,11 @@ def width(text: str) -> int:
 
 
 def ellipsis(stream: TextIO) -> str:
-    """Return what stands for text that was left out."""
+    """Return the mark for text that was cut.
+
+    :param stream: the stream that it is written to.
+    :returns: an ellipsis, or three dots if the encoding of the stream has none.
+    """
     try:
         "…".encode(stream.encoding or "ascii")
     except UnicodeEncodeError:
@@ -67,7 +99,13 @@ def ellipsis(stream: TextIO) -> str:
 
 
 def without_start(text: str, limit: int, mark: str) -> str:
-    """Return the end of a text, at most ``limit`` columns: what tells one path from another."""
+    """Cut the beginning of a text that is too wide. Paths differ at their ends.
+
+    :param text: the text.
+    :param limit: the largest width, in columns.
+    :param mark: the mark for text that was cut.
+    :returns: the text, cut if it is too wide.
+    """
     if width(text) <= limit:
         return text
     kept = text
@@ -77,7 +115,13 @@ def without_start(text: str, limit: int, mark: str) -> str:
 
 
 def without_end(text: str, limit: int, mark: str) -> str:
-    """Return the beginning of a text, at most ``limit`` columns."""
+    """Cut the end of a text that is too wide.
+
+    :param text: the text.
+    :param limit: the largest width, in columns.
+    :param mark: the mark for text that was cut.
+    :returns: the text, cut if it is too wide.
+    """
     if width(text) <= limit:
         return text
     kept = text
@@ -87,11 +131,13 @@ def without_end(text: str, limit: int, mark: str) -> str:
 
 
 class Table:
-    """Rows under headings.
+    """A table with headings.
 
-    :param right: the headings whose cells stand at the right.
-    :param yielding: the headings whose cells may be cut, the first one first, and the columns that they keep;
-        those of paths lose their beginning.
+    :param headings: the headings.
+    :param right: the headings of the columns that are aligned to the right.
+    :param yielding: the headings of the columns that may be cut, in the order in which they are cut, and the
+        smallest width of each.
+    :param paths: the headings of the columns whose cells are cut at the beginning. Others are cut at the end.
     """
 
     def __init__(
@@ -103,7 +149,15 @@ class Table:
         self._paths = paths
 
     def lines(self, rows: list[list[str]], limit: int | None, mark: str, *, headings: bool) -> list[str]:
-        """Return the lines of the table, none wider than ``limit``, as far as cells may be cut."""
+        """Return the lines of the table.
+
+        :param rows: the cells of each row, as printable text.
+        :param limit: the largest width of a line, in columns, which is kept as far as cells may be cut; None
+            for no limit.
+        :param mark: the mark for text that was cut.
+        :param headings: whether the first line has the headings.
+        :returns: the lines.
+        """
         every = [self._headings, *rows] if headings else rows
         widths = [
             max((width(row[number]) for row in every), default=0) for number in range(len(self._headings))
@@ -130,5 +184,8 @@ class Table:
 
 
 def print_error(message: str) -> None:
-    """Tell the user of a failure, in one line."""
+    """Print an error message to standard error, in one line.
+
+    :param message: the message.
+    """
     print(f"lockctl: {printable(message)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A view that is kept up to date in place, on the terminal's other screen."""
+"""A view that is updated in place, on the alternate screen of the terminal (xterm's mode 1049)."""
 
 import sys
 import time
@@ -14,13 +14,17 @@ _CLEAR_BELOW = "\x1b[J"
 
 
 def watch(view: Callable[[], list[str]], seconds: float) -> None:
-    """Show ``view`` anew every so many seconds, until the user interrupts."""
+    """Show a view and update it, until the user interrupts it with SIGINT.
+
+    :param view: returns the lines to show.
+    :param seconds: the time between two updates.
+    """
     sys.stdout.write(_ENTER)
     try:
         while True:
             lines = _fitting(view(), terminal.size(sys.stdout)[1])
             shown = f"{_CLEAR_LINE}\r\n".join(lines)
-            # In one write, over what stood there: the screen is never blank in between.
+            # One write that overwrites the old text, without clearing the screen first, does not flicker.
             sys.stdout.write(f"{_HOME}{shown}{_CLEAR_LINE}{_CLEAR_BELOW}")
             sys.stdout.flush()
             time.sleep(seconds)

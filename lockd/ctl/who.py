@@ -1,4 +1,4 @@
-"""``lockctl who``: who holds a disk, and so keeps a guest from starting."""
+"""``lockctl who``: show who holds a disk, and so keeps a guest from starting."""
 
 import argparse
 import os
@@ -20,35 +20,41 @@ _EXAMPLE: Final = """\
 example:
   lockctl who /var/lib/libvirt/images/vm1.qcow2
 
-It ends with 0 where somebody holds the disk, and with 1 where nobody does.
+The exit status is 0 if somebody holds the disk, and 1 if nobody does.
 """
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command and its options.
 
-    :param commands: where commands are added.
+    :param commands: the commands of the parser.
     """
     parser = add_command(
         commands,
         "who",
         run,
-        summary="say who holds a disk",
-        description="Say who holds a disk, itself or by its lease file: a guest, another process of this host, "
-        "or another host.",
+        summary="show who holds a disk",
+        description="Show who holds the lock on a disk, or on its lease file: a guest, another process of "
+        "this host, or another host.",
         epilog=_EXAMPLE,
     )
     add_disk_options(parser)
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Say who holds a disk."""
+    """Print who holds a disk.
+
+    :param options: the parsed command line.
+    :returns: the exit status: DONE if somebody holds it, otherwise NO.
+    :raises Failure: there is no such disk, or a file cannot be read.
+    :raises ClientError: qemu-lockd.conf cannot be read, or the daemon does not answer.
+    """
     config = read_plugin_config()
-    disks = _names_of(options.disk, config)
-    holders = [_holder_of_holding(holding) for holding in _told_by_daemon(disks)]
-    holders = holders or _told_by_kernel(disks)
+    disks = _find_names(options.disk, config)
+    holders = [_describe_holding(holding) for holding in _ask_daemon(disks)]
+    holders = holders or _ask_kernel(disks)
     if options.json:
-        # Imported late: the text does without.
+        # Imported here because only JSON output needs it, and importing it takes time.
         import json
 
         print(json.dumps({"disk": disks[0].path, "holders": holders}, indent=3))
@@ -61,8 +67,11 @@ def run(options: argparse.Namespace) -> Exit:
     return Exit.DONE if holders else Exit.NO
 
 
-def _names_of(argument: str, config: PluginConfig) -> list[Disk]:
-    """Return the disk by the name that was given, and by the one that links lead to: guests may use either."""
+def _find_names(argument: str, config: PluginConfig) -> list[Disk]:
+    """Return the disk by the given path and by the path without symbolic links. Guests may use either.
+
+    :raises Failure: neither the disk nor a lease file for it exists.
+    """
     disk = find_disk(argument, config)
     target = find_disk(os.path.realpath(disk.path), config)
     disks = [disk] if target == disk else [disk, target]
@@ -73,11 +82,11 @@ def _names_of(argument: str, config: PluginConfig) -> list[Disk]:
     return disks
 
 
-# Who it is
+# Finding the holder
 
 
-def _told_by_daemon(disks: list[Disk]) -> list[Holding]:
-    """Return the holdings of a disk, where lockd runs and has any."""
+def _ask_daemon(disks: list[Disk]) -> list[Holding]:
+    """Return the holdings of a disk; none if lockd does not run or knows of none."""
     try:
         with StatusConnection.connect() as connection:
             for disk in disks:
@@ -90,11 +99,11 @@ def _told_by_daemon(disks: list[Disk]) -> list[Holding]:
                     if lock is not None:
                         return holdings_of(lock, None)
     except (UnknownProgram, Unavailable):
-        pass  # the kernel can tell something all the same
+        pass  # the kernel may know the holder nevertheless
     return []
 
 
-def _holder_of_holding(holding: Holding) -> dict[str, Any]:
+def _describe_holding(holding: Holding) -> dict[str, Any]:
     words = f'domain "{holding.owner}" (pid {holding.pid})' if holding.owner else f"pid {holding.pid}"
     return {
         "holder": words,
@@ -108,8 +117,8 @@ def _holder_of_holding(holding: Holding) -> dict[str, Any]:
     }
 
 
-def _told_by_kernel(disks: list[Disk]) -> list[dict[str, Any]]:
-    """Return who holds the file of a disk's lock, or the disk itself, without the daemon."""
+def _ask_kernel(disks: list[Disk]) -> list[dict[str, Any]]:
+    """Find the process that has locked the lease file of a disk, or the disk itself."""
     for disk in disks:
         for resource in disk.resources:
             try:
@@ -121,13 +130,14 @@ def _told_by_kernel(disks: list[Disk]) -> list[dict[str, Any]]:
             except OSError as error:
                 raise Failure(f"{resource.path}: {error.strerror}") from None
             if pid is not None:
-                return [_holder_of_process(pid, resource.path)]
+                return [_describe_process(pid, resource.path)]
     return []
 
 
-def _holder_of_process(pid: int, path: str) -> dict[str, Any]:
+def _describe_process(pid: int, path: str) -> dict[str, Any]:
+    """Describe the holder of a lock. Its pid is 0 or negative if the kernel cannot name the process."""
     here = pid > 0
-    words = processes.describe(pid) if here else "another host, or a process that this one cannot see"
+    words = processes.describe(pid) if here else "another host, or a process that lockctl cannot see"
     return {
         "holder": words,
         "kind": "process" if here else "unknown",
@@ -140,11 +150,11 @@ def _holder_of_process(pid: int, path: str) -> dict[str, Any]:
     }
 
 
-# Words
+# Output
 
 
 def _lines(disk: Disk, holder: dict[str, Any]) -> list[str]:
-    """Return who it is, and below that the details."""
+    """Return a line that names the holder, and lines with details."""
     lines = [f"{disk.path} is held by {holder['holder']}"]
     details = []
     if holder["mode"] is not None:
@@ -161,7 +171,7 @@ def _lines(disk: Disk, holder: dict[str, Any]) -> list[str]:
 
 
 def _users_of(disk: Disk) -> str:
-    """Return the words for processes that have a disk open without its lock; none where there are none."""
+    """Return a text about the processes that have a disk open without its lock; empty if there are none."""
     with suppress(OSError):
         users = processes.processes_with(os.stat(disk.path))
         if users:

@@ -143,9 +143,7 @@ class Locker:
         if len(ended) > _DROPPED_PER_TURN:
             self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], pid, owner)
 
-    async def _drop_in_turns(
-        self, resources: list[Resource], pid: int, owner: OwnerProcess | None
-    ) -> None:
+    async def _drop_in_turns(self, resources: list[Resource], pid: int, owner: OwnerProcess | None) -> None:
         for first in range(0, len(resources), _DROPPED_PER_TURN):
             await trio.lowlevel.checkpoint()
             self._drop_each(resources[first : first + _DROPPED_PER_TURN], pid, owner)
@@ -170,9 +168,7 @@ class Locker:
             if rest is not None:
                 self._tasks.start(rest)
 
-    def _drop(
-        self, resource: Resource, pid: int, owner: OwnerProcess | None = None
-    ) -> Continuation | None:
+    def _drop(self, resource: Resource, pid: int, owner: OwnerProcess | None = None) -> Continuation | None:
         later: Later[None] | None = None
         try:
             later = resource.engine.drop(resource)

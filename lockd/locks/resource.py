@@ -10,6 +10,9 @@ from lockd.locks.engine import Engine, Hold
 DIRECT: Final = ""
 """The path that stands for the direct lockspace, where a resource's name is the path of the locked file."""
 
+LOST: Final = "the lock was lost, and taken again"
+"""The doubt of a resource whose lock was gone for a while, so that somebody else may have used the disk."""
+
 _next_number: Final = count(1).__next__
 
 

@@ -12,11 +12,10 @@ from lockd.daemon.interest import interest
 from lockd.daemon.locker import Locker
 from lockd.daemon.owners import Owners
 from lockd.daemon.upgrade import salvage
-from lockd.engines.files.engine import LOST
 from lockd.libvirt.state_document import is_autocreate, is_shared
 from lockd.locks.engine import Later
 from lockd.locks.errors import Busy, NotHeld
-from lockd.locks.resource import Resource, State
+from lockd.locks.resource import LOST, Resource, State
 from lockd.locks.table import LockTable
 
 _LOGGED_PER_TURN: Final = 50

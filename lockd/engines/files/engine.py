@@ -18,10 +18,7 @@ from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
 from lockd.locks.errors import Busy, LockError, SystemCallFailed
-from lockd.locks.resource import Resource
-
-LOST: Final = "the lock was lost, and taken again"
-"""The doubt of a resource whose lock was gone for a while, so that somebody else may have used the disk."""
+from lockd.locks.resource import LOST, Resource
 
 _FOR_A_THREAD: Final = frozenset((errno.ELOOP, errno.EWOULDBLOCK))
 """Opening fails with ELOOP on a symbolic link, which may lead anywhere, and with EWOULDBLOCK on a file on which somebody

@@ -140,8 +140,8 @@ class Inodes:
         """Open a file and claim its inode, without ever opening an inode that is claimed already.
 
         The file is pinned first: opened with O_PATH, as closing such a descriptor ends no lock (open(2)). Then its
-        inode is claimed, and what is pinned is opened through /proc/self/fd. Worker threads open files this way, as
-        an exec may end a thread at any moment.
+        inode is claimed, and what is pinned is opened through /proc/self/fd. Worker threads open files this way:
+        they run beside the reactor, and parking a descriptor for each race with it would have no bound.
 
         :param path: the file. Symbolic links are followed, unless the flags have O_NOFOLLOW.
         :param flags: flags of open(2).
