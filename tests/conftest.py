@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and hooks of all tests."""
 
 import os
 import shutil
@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.checks.one_at_a_time", "tests.checks.skips"]
 
-# How long an example takes says nothing on a machine that does other things too.
+# No deadline for an example: on a busy machine its duration means nothing.
 settings.register_profile("lockd", deadline=None)
-# For make nightly: as many more examples as it says, and each failure as a seed to be repeated.
+# For make nightly: more examples, and for each failure the code that reproduces it.
 settings.register_profile(
     "nightly",
     deadline=None,
@@ -23,14 +23,14 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lockd"))
 
 LONG = ("tests/handover/test_load.py", "tests/test_compiled.py")
-"""They begin first, so that no process is still busy with one when the others have nothing left to do."""
+"""The longest tests. They start first, so that no process runs one alone at the end."""
 
 _own_directory = pytest.StashKey[Path]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the tests a directory with a short path: a socket's path has 107 bytes, and xdist adds to it."""
+    """Give the tests a directory with a short path: a socket's may have 107 bytes, and xdist adds to it."""
     if config.option.basetemp is None:
         directory = Path(tempfile.mkdtemp(prefix="lockd-", dir="/tmp"))
         config.option.basetemp = str(directory)
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove it, unless it may say why a test failed."""
+    """Remove that directory, unless a test has failed: its files may show why."""
     directory = config.stash.get(_own_directory, None)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if directory is not None and not (reporter and reporter.stats.keys() & {"failed", "error"}):

@@ -1,4 +1,4 @@
-"""What the kernel itself says about POSIX locks: /proc/locks, the judge of every test."""
+"""The POSIX locks that the kernel lists in /proc. Every test that checks a lock asks these functions."""
 
 import fcntl
 import os
@@ -16,8 +16,11 @@ _LINE = re.compile(
 _PROC_LOCKS = Path("/proc/locks")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _READS = 5
-"""The kernel tells a page at a time. Where there are more locks, and others' come and go between two pages, one
-may be left out: it is not left out every time."""
+"""How often a long list is read.
+
+The kernel returns /proc/locks page by page. If other processes lock or unlock between two pages, it may omit
+a lock. It does not omit the same lock in every reading.
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -29,9 +32,9 @@ class KernelLock:
 
 
 def locks_on(path: Path) -> list[KernelLock]:
-    """The POSIX locks on byte 0 alone of the file at path, sorted; none where there is no such file.
+    """Return the POSIX locks on exactly byte 0 of a file, sorted; an empty list if the file is missing.
 
-    QEMU's own locks on an image are open-file-description locks on other bytes, and so are not among them.
+    QEMU's own locks on an image are not listed: they are open-file-description locks on other bytes.
     """
     try:
         status = os.stat(path)
@@ -50,17 +53,17 @@ def locks_on(path: Path) -> list[KernelLock]:
 
 
 def locks_of(pid: int) -> dict[tuple[int, int], str]:
-    """The mode of each POSIX lock of a process, by the device and inode of its file.
+    """Return the mode of each POSIX lock of a process, by the device and inode of the file.
 
-    They are told of the descriptors that they were taken by: a lock ends with those. Raises AssertionError
-    where one is on other bytes than byte 0 alone.
+    /proc/PID/fdinfo lists a lock with the descriptor that took it. Raises AssertionError if a lock is not on
+    exactly byte 0.
     """
     modes = {}
     for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
             text = descriptor.read_text()
         except FileNotFoundError:
-            continue  # closed meanwhile, such as the one that lists them
+            continue  # closed in the meantime, such as the descriptor that listed the directory
         for line in _LINE.finditer(text):
             assert (line["start"], line["end"]) == ("0", "0"), line.group()
             major, minor, inode = _file(line)

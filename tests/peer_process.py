@@ -1,4 +1,4 @@
-"""A process of its own at the other end of connections, as a guest is: daemons know it by SO_PEERCRED."""
+"""A separate process that owns connections, as a guest does: daemons identify it with SO_PEERCRED."""
 
 import socket
 import subprocess
@@ -19,9 +19,9 @@ control.recv(1)
 
 
 class PeerProcess:
-    """A process that has connected to each of the sockets, and lends its connections to the test.
+    """A process that connects to each of the sockets and passes its connections to the test.
 
-    They end with `end`: not before the process has died.
+    `end` closes the connections, after the process has died.
     """
 
     def __init__(self, sockets: Sequence[Path]) -> None:
@@ -36,7 +36,7 @@ class PeerProcess:
         self.connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
     def end(self) -> None:
-        """Kill it, and then close its connections."""
+        """Kill the process, and then close its connections."""
         self._process.kill()
         self._process.wait()
         for connection in (self._control, *self.connections):

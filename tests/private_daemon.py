@@ -1,4 +1,4 @@
-"""A lock daemon, ours or libvirt's, that shares nothing with the machine's own."""
+"""Start a lock daemon, lockd or virtlockd, that shares nothing with the daemon of the machine."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ from tests.waiting import wait_until
 LOCKD = Path(sys.prefix, "bin", "virtlockd")
 VIRTLOCKD = Path("/usr/sbin/virtlockd")
 
-# Both daemons have their paths built in; where root starts one, it gets a /run of its own.
+# Both daemons have fixed paths below /run. A daemon that root starts gets a /run of its own.
 _IN_PRIVATE_RUN = ("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /run && shift && exec "$@"', "sh")
 
 
 def in_private_run(directory: Path, command: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The command, and its environment, that runs a command with the directory as its /run."""
+    """Return a command and an environment that run the given command with the directory as its /run."""
     if os.geteuid() == 0:
         return [*_IN_PRIVATE_RUN, str(directory), *command], dict(os.environ)
     return command, {**os.environ, "XDG_RUNTIME_DIR": str(directory)}
@@ -33,7 +33,7 @@ _PING = encode(keepalive.PROGRAM, keepalive.VERSION, keepalive.Procedure.PING, F
 class PrivateDaemon:
     """A daemon with its sockets, pid file, configuration and log below a directory.
 
-    As root it sees the directory's "run" as its /run.
+    If root runs it, it sees the subdirectory "run" as its /run.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PrivateDaemon:
         self.log = directory / "log"
         configuration = directory / "virtlockd.conf"
         self.run_directory.mkdir(mode=0o700, exist_ok=True)
-        # The first of two settings of one name counts.
+        # If a setting is there twice, the first one counts.
         configuration.write_text(f'{settings}log_level = 3\nlog_outputs = "3:file:{self.log}"\n')
         self.process = self._start([*wrapper, str(program), "--config", str(configuration)])
         self.pid = self.process.pid
@@ -61,9 +61,9 @@ class PrivateDaemon:
             )
 
     def serves(self) -> bool:
-        """Whether it answers; raises AssertionError when the daemon has ended instead.
+        """Return whether the daemon answers a ping; raise AssertionError if it has ended.
 
-        One that only listens may not take signals yet.
+        To connect is not enough: a daemon that listens, but does not answer yet, may not handle signals yet.
         """
         assert self.process.poll() is None, self.output()
         with socket.socket(socket.AF_UNIX) as connection:
@@ -74,18 +74,18 @@ class PrivateDaemon:
             return connection.recv(1) != b""
 
     def output(self) -> str:
-        """What it has written to its standard output and error."""
+        """Return what the daemon has written to its standard output and error."""
         return self._output.read_text(errors="replace")
 
     def connect(self) -> socket.socket:
-        """A new connection to the lock socket."""
+        """Open a connection to the lock socket."""
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(15)
         connection.connect(str(self.socket))
         return connection
 
     def run_inside(self, *command: str) -> None:
-        """Run a program that sees the files and mounts that the daemon sees; it must succeed. Needs root."""
+        """Run a program in the mount namespace of the daemon; it has to succeed. Needs root."""
         subprocess.run(
             ["nsenter", "--target", str(self.pid), "--mount", "--", *command], check=True, timeout=60
         )
@@ -94,12 +94,12 @@ class PrivateDaemon:
         self.process.send_signal(number)
 
     def stop(self) -> None:
-        """SIGSTOP; returns once it is stopped."""
+        """Send SIGSTOP, and wait until the daemon is stopped."""
         self.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def running_image(self) -> bytes:
-        """What tells one exec of the process from the next: where its arguments are (AT_RANDOM)."""
+        """Return bytes that change with every exec of the process: its auxiliary vector, with AT_RANDOM."""
         return Path(f"/proc/{self.pid}/auxv").read_bytes()
 
 
@@ -107,10 +107,10 @@ class PrivateDaemon:
 def private_daemon(
     directory: Path, program: Path = LOCKD, *, wrapper: Sequence[str] = (), settings: str = ""
 ) -> Iterator[PrivateDaemon]:
-    """Run a daemon of its own below `directory`, until the end of the context at the latest.
+    """Run a private daemon below `directory`, until the end of the context at the latest.
 
-    `directory` is made where it is missing: another daemon in it is the successor of one that was there.
-    `wrapper` starts the daemon's command, `settings` are further lines of its configuration.
+    `directory` is created if it is missing. A second daemon in the same directory is the successor of the
+    first. `wrapper` is put before the daemon's command; `settings` are more lines for its configuration file.
     """
     directory.mkdir(exist_ok=True)
     daemon = PrivateDaemon(directory, program, wrapper, settings)

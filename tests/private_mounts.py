@@ -1,4 +1,4 @@
-"""A mount namespace of the test's own: what it mounts is seen by nobody else, and gone with it."""
+"""A private mount namespace for a test: no other process sees its mounts, and they end with it."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_CLONE_NEWNS = 0x00020000  # <sched.h>; unshare(2) and setns(2), which Python has from 3.12 on
+_CLONE_NEWNS = 0x00020000  # <sched.h>, for unshare(2) and setns(2); Python has these two since 3.12
 _MS_MOVE = 0x2000  # <sys/mount.h>
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def can_mount() -> bool:
-    """Whether this user may have a mount namespace; root in an ordinary container may not."""
+    """Return whether this user may create a mount namespace; root in an ordinary container may not."""
     try:
         with private_mounts():
             return True
@@ -26,7 +26,10 @@ def can_mount() -> bool:
 
 @contextmanager
 def private_mounts() -> Iterator[None]:
-    """Give this thread, and the threads and processes that it starts, a mount namespace until the end."""
+    """Give this thread a mount namespace until the end of the context.
+
+    Threads and processes that it starts in the meantime are in that namespace, too.
+    """
     directory = Path.cwd()
     before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
     try:
@@ -42,12 +45,12 @@ def private_mounts() -> Iterator[None]:
 
 
 def mount(kind: str, target: Path, options: str = "") -> None:
-    """Mount a new file system of a kind, such as tmpfs."""
+    """Mount a new file system of the given type, such as tmpfs."""
     _mount(kind, str(target), kind, 0, options)
 
 
 def bind(source: Path, target: Path) -> None:
-    """Make a file or directory appear at another path too."""
+    """Bind a file or directory to a second path."""
     _mount(str(source), str(target), None, _MS_BIND)
 
 
@@ -57,7 +60,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def unmount(target: Path) -> None:
-    """Undo the latest mount on a path."""
+    """Unmount the topmost mount at a path."""
     _check(_libc.umount(os.fsencode(target)), str(target))
 
 

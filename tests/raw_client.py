@@ -1,4 +1,4 @@
-"""A client that sends what no library would, and says what it was answered."""
+"""A client of the lock program that can send frames that the client library never sends."""
 
 import socket
 from types import TracebackType
@@ -12,14 +12,17 @@ from lockd.wire.lock import Owner, Procedure
 from tests.private_daemon import PrivateDaemon
 
 NOBODY = 4_000_001
-"""An owner's pid that no process can have, so that no daemon kills one."""
+"""A pid for an owner that no process can have, so that a daemon never kills a process for it."""
 
 SHARED, AUTOCREATE = 1, 2
 
 
 class RawClient:
-    """A connection, registered for a guest unless `owner` is None. It makes its connection where it is given
-    none. Calls return the refusal, or None."""
+    """A connection to a daemon: the given socket, or a new one if a daemon is given.
+
+    It is registered for a guest with the pid `owner`, unless that is None. Calls return the daemon's error
+    message, or None if they succeed.
+    """
 
     def __init__(
         self,
@@ -51,9 +54,9 @@ class RawClient:
         return encode(lock.PROGRAM, lock.VERSION, procedure, kind, self._serial, 0, payload)
 
     def call(self, procedure: int, payload: bytes) -> str | None:
-        """Send a call and return the daemon's error message, None where it was done.
+        """Send a call; return the daemon's error message, or None if the call succeeded.
 
-        Raises TimeoutError where there is no answer, ConnectionResetError where the daemon hangs up.
+        Raises TimeoutError if there is no answer, ConnectionResetError if the daemon closes the connection.
         """
         self.socket.sendall(self.frame(procedure, payload))
         return self.reply()

@@ -1,4 +1,4 @@
-"""Each row of the page on compatibility names the test that holds it."""
+"""Each row of docs/compatibility.md names the test that checks it."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def rows() -> list[str]:
-    """The rows of the tables that name tests."""
+    """Return the rows of the tables that name tests."""
     page = (PROJECT / "docs" / "compatibility.md").read_text()
     purposes = page.partition("## Differences on purpose")[2].partition("## Who holds it")[0]
     return [line for line in purposes.splitlines() if line.startswith("| ") and "| test |" not in line]
@@ -22,7 +22,7 @@ def test_each_row_names_a_test_that_is_there() -> None:
 
 
 def test_each_difference_that_is_tested_has_a_row() -> None:
-    """What lockd does; what virtlockd does is beside it."""
+    """Tests of virtlockd's behaviour need no row: the test of lockd beside them has it."""
     page = "\n".join(rows())
     for module in (PROJECT / "tests" / "differences").glob("test_*.py"):
         for name in re.findall(r"^def (test_(?!virtlockd)\w+)", module.read_text(), re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The configuration files that are installed: what they say of the defaults is true."""
+"""The configuration files that are installed state the true defaults."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _DIRECTORY = Path(__file__).parents[1] / "conf"
 
 
 def _all_set(name: str, directory: Path) -> Path:
-    """A copy of a configuration file in which every setting that is shown is made."""
+    """Return a copy of a configuration file in which every setting that is commented out is active."""
     copy = directory / name
     copy.write_text(re.sub(r"^#(?=\w+ = )", "", (_DIRECTORY / name).read_text(), flags=re.MULTILINE))
     return copy
@@ -59,5 +59,5 @@ def test_qemu_lockd_conf_shows_every_setting(tmp_path: Path) -> None:
     config = read_plugin_config(file)
     assert sorted(_keys(file)) == sorted(PluginConfig._fields)
     assert config[:2] == PluginConfig()[:2]
-    # No directory is the default; the examples are three different ones.
+    # By default there is no directory. The file shows three different ones as examples.
     assert len(config.lockspaces) == 3

@@ -1,7 +1,7 @@
-"""lockd's modules from their source, where compiled ones are beside it (pyproject.toml says which).
+"""Import lockd's modules from their source, even if compiled ones are beside it (pyproject.toml lists them).
 
-Compiled code does the same, but the interpreter's own hooks do not see its steps. As a pytest plugin (``-p
-tests.uncompiled``) it runs all that pytest runs on the source.
+Compiled code behaves the same, but the hooks of the interpreter, such as sys.settrace, do not see its steps.
+As a pytest plugin (``-p tests.uncompiled``) this module makes pytest run all tests on the source.
 """
 
 import sys
@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 class SourceFinder(MetaPathFinder):
-    """Finds the source of lockd's modules only."""
+    """Import finder for lockd's modules that finds only their source."""
 
     def find_spec(
         self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None
@@ -31,7 +31,7 @@ class SourceFinder(MetaPathFinder):
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Import modules of lockd from their source in the block, and leave those that are imported already alone."""
+    """Import lockd's modules from their source within the context; at its end restore the earlier modules."""
     present = {name: module for name, module in sys.modules.items() if name.startswith(PACKAGE)}
     finder = SourceFinder()
     sys.meta_path.insert(0, finder)
@@ -50,5 +50,5 @@ def uncompiled() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Import all from source from now on."""
+    """Import lockd from its source from now on."""
     sys.meta_path.insert(0, SourceFinder())

@@ -1,4 +1,4 @@
-"""Bounded waits for what other processes do."""
+"""Wait for other processes, with a time limit."""
 
 import os
 import select
@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
-    """Return once condition holds; for what the kernel sends no event for, such as a line in /proc/locks.
+    """Poll until a condition is true. For changes without an event from the kernel, such as in /proc/locks.
 
-    Raises AssertionError that names what was waited for, after the given seconds.
+    After the given seconds, raises AssertionError with `what`, the description of the condition.
     """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s: {what}"
         time.sleep(0.005)
 
 
 def wait_for_end(pidfd: int, what: str, seconds: float = 15) -> None:
-    """Return once the process of the given pidfd has ended; its descriptor stays open."""
+    """Wait until the process of a pidfd has ended; the pidfd stays open."""
     readable, _, _ = select.select([pidfd], [], [], seconds)
-    assert readable, f"waited {seconds} s in vain: {what}"
+    assert readable, f"timed out after {seconds} s: {what}"
 
 
 def end_process(pid: int, signal_number: int, seconds: float = 15) -> None:
-    """Send the signal to a process, which need not be a child, and return once it has ended."""
+    """Send a signal to a process and wait until it has ended; it need not be a child."""
     pidfd = os.pidfd_open(pid)
     try:
         os.kill(pid, signal_number)

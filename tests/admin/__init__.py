@@ -1,1 +1,1 @@
-"""The admin program: what virt-admin shows and does, held against the real virtlockd."""
+"""The admin program: lockd's answers to virt-admin, compared with those of the real virtlockd."""

@@ -19,9 +19,9 @@ from tests.waiting import wait_until
 
 @dataclass(frozen=True)
 class Side:
-    """A daemon, and connections to its lock socket.
+    """A daemon, and two connections to its lock socket.
 
-    Those are its clients 2 and 3: client 1 was the one that saw that it serves.
+    These are its clients 2 and 3: client 1 was the connection that checked that the daemon answers.
     """
 
     daemon: PrivateDaemon
@@ -33,7 +33,7 @@ def _start(stack: ExitStack, directory: pytest.TempPathFactory, name: str) -> Si
     daemon = stack.enter_context(private_daemon(directory.mktemp(name), program))
     clients = [stack.enter_context(daemon.connect()) for _ in range(2)]
     for client in clients:
-        # virtlockd knows who a client is from its first call on.
+        # virtlockd learns a client's identity with its first call.
         restrict(client)
     with RawAdmin(daemon.admin_socket) as admin:
         wait_until(lambda: _number_of_clients(admin) == len(clients), "client 1 is gone")
@@ -45,7 +45,7 @@ def _number_of_clients(admin: RawAdmin) -> int:
 
 
 def restrict(client: socket.socket) -> None:
-    """Make a call that no client may make before it has registered, and that so changes nothing."""
+    """Make a call that changes nothing: it is refused, because the client has not registered."""
     client.sendall(
         encode(lock.PROGRAM, lock.VERSION, lock.Procedure.RESTRICT, FrameType.CALL, 1, payload=bytes(4))
     )
@@ -54,7 +54,7 @@ def restrict(client: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
-    """lockd and virtlockd, in the same state as long as both are asked the same."""
+    """lockd and virtlockd. Their states stay the same as long as both get the same calls."""
     if reason := missing():
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -63,7 +63,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]
 
 @pytest.fixture(params=["lockd", "virtlockd"])
 def side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
-    """Each daemon in turn, new: virtlockd is the oracle for what a test says."""
+    """A new daemon, lockd and virtlockd in turn: virtlockd shows that the expectation of a test is right."""
     if request.param == "virtlockd" and (reason := missing()):
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -80,6 +80,6 @@ def ends(pair: tuple[Side, Side]) -> Iterator[tuple[RawAdmin, RawAdmin]]:
 
 @pytest.fixture
 def admin(side: Side) -> Iterator[RawAdmin]:
-    """A connection to the admin socket of the daemon whose turn it is."""
+    """A connection to the admin socket of `side`."""
     with RawAdmin(side.daemon.admin_socket) as end:
         yield end

@@ -1,4 +1,4 @@
-"""A client of the admin program that can send what virt-admin cannot."""
+"""A client of the admin program that can send payloads that virt-admin cannot send."""
 
 import socket
 from pathlib import Path
@@ -12,11 +12,11 @@ from lockd.wire.xdr import Encoder
 from tests.waiting import wait_until
 
 RawParameter = tuple[str, int, int | float | str]
-"""Name, type and value; the type need not be a known one."""
+"""Name, type and value; the type may be unknown."""
 
 
 def arguments(*values: int | str | bytes) -> bytes:
-    """A payload: numbers are u32, text is a string, bytes are put as they are."""
+    """Encode a payload: a number as u32, text as a string, bytes unchanged."""
     parts = []
     for value in values:
         encoder = Encoder()
@@ -29,14 +29,14 @@ def arguments(*values: int | str | bytes) -> bytes:
 
 
 def optional(text: str | None) -> bytes:
-    """A string that may be absent."""
+    """Encode a string that may be absent."""
     encoder = Encoder()
     encoder.optional_string(text)
     return encoder.payload()
 
 
 def client(server: str, number: int, timestamp: int = 0, transport: int = 0) -> bytes:
-    """A client."""
+    """Encode a client, as in the arguments of calls about a client."""
     encoder = Encoder()
     encoder.string(server)
     encoder.uint64(number)
@@ -52,7 +52,7 @@ def number64(value: int) -> bytes:
 
 
 def parameters(*values: RawParameter) -> bytes:
-    """Typed parameters; one of an unknown type has a u32 for its value."""
+    """Encode typed parameters; the value of a parameter of unknown type is a u32."""
     encoder = Encoder()
     encoder.uint32(len(values))
     for name, type_, value in values:
@@ -78,13 +78,13 @@ class RawAdmin:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(15)
-        # A daemon that serves at its lock socket may be about to make this one.
+        # A daemon that already answers at its lock socket may not have created this socket yet.
         wait_until(lambda: self._socket.connect_ex(str(path)) == 0, f"{path} is served")
         self._reader = FrameReader(1 << 25)
         self._serial = 0
 
     def call(self, procedure: Procedure | int, payload: bytes = b"") -> Frame | None:
-        """Return the reply; None where the connection ends instead."""
+        """Send a call and return the reply, or None if the daemon closes the connection."""
         self._serial += 1
         frame = encode(admin.PROGRAM, admin.VERSION, procedure, FrameType.CALL, self._serial, payload=payload)
         try:
@@ -94,21 +94,21 @@ class RawAdmin:
         return self._next_frame()
 
     def result(self, procedure: Procedure, payload: bytes = b"") -> bytes:
-        """Return the result of a call that has to succeed."""
+        """Send a call that has to succeed and return its result."""
         reply = self.call(procedure, payload)
         assert reply is not None
         assert reply.status == Status.OK, ErrorReply.decode(reply.payload)
         return reply.payload
 
     def error(self, procedure: Procedure, payload: bytes = b"") -> ErrorReply:
-        """Return the error of a call that has to fail."""
+        """Send a call that has to fail and return its error."""
         reply = self.call(procedure, payload)
         assert reply is not None
         assert reply.status == Status.ERROR
         return ErrorReply.decode(reply.payload)
 
     def has_ended(self) -> bool:
-        """Whether the daemon closes the connection; waits for it."""
+        """Wait for the daemon to close the connection; return whether it did."""
         return self._next_frame() is None
 
     def _next_frame(self) -> Frame | None:

@@ -1,4 +1,4 @@
-"""The admin program's replies are virtlockd's, byte for byte, also to what virt-admin cannot send."""
+"""Replies of the admin program equal virtlockd's byte for byte, also to calls that virt-admin cannot make."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ _GETTERS = {
     Procedure.SET_LOGGING_FILTERS: (Procedure.GET_LOGGING_FILTERS, arguments(0)),
     Procedure.SET_LOGGING_OUTPUTS: (Procedure.GET_LOGGING_OUTPUTS, arguments(0)),
 }
-"""What shows the effect of a call."""
+"""For a call that sets something, the call that gets it."""
 
 _NAMES = {
     Procedure.SET_THREADPOOL_PARAMETERS: (
@@ -157,7 +157,7 @@ def _cut_short() -> Iterator[Call]:
     without_arguments = Procedure.CONNECT_CLOSE, Procedure.GET_LIB_VERSION
     yield Procedure.LIST_SERVERS, bytes(7)
     for procedure in Procedure:
-        # The order of virtlockd's servers is another one in each process; 9.0 cannot be told to shut down.
+        # virtlockd lists its servers in another order in each process. virtlockd 9.0 has no DAEMON_SHUTDOWN.
         if procedure not in (*without_arguments, Procedure.LIST_SERVERS, Procedure.DAEMON_SHUTDOWN):
             for payload in (
                 b"",
@@ -180,7 +180,7 @@ def test_replies_are_the_same(ends: tuple[RawAdmin, RawAdmin], calls: Callable[[
         if procedure in _GETTERS:
             shown = _GETTERS[Procedure(procedure)]
             ours_shown = ours.result(*shown)
-            # virtlockd shows how many threads it has, some of which may be about to end.
+            # virtlockd shows its number of threads, and some of them may be about to end.
             wait_until(partial(_shows, theirs, shown, ours_shown), f"{ours_shown!r} after {call}")
 
 
@@ -189,7 +189,7 @@ def _shows(admin: RawAdmin, shown: tuple[Procedure, bytes], expected: bytes) -> 
 
 
 def _said(reply: Frame | None) -> tuple[object, ...]:
-    """The reply without its serial number and times, and in words where it is an error."""
+    """Return a reply without its serial number and times; an error also as text."""
     if reply is None:
         return ()
     if reply.status == Status.ERROR:
@@ -202,7 +202,7 @@ def _is_recent(word: bytes) -> bool:
     return 0 <= time.time() - int.from_bytes(word, "big") < 600
 
 
-# Where lockd differs on purpose
+# Intended differences
 
 
 def test_a_name_is_not_cut_short_by_a_nul(ends: tuple[RawAdmin, RawAdmin]) -> None:
@@ -213,7 +213,7 @@ def test_a_name_is_not_cut_short_by_a_nul(ends: tuple[RawAdmin, RawAdmin]) -> No
 
 
 def test_outputs_that_are_nothing_but_space_mean_the_default(ends: tuple[RawAdmin, RawAdmin]) -> None:
-    """virtlockd takes them for no outputs at all, and then cannot say that there are none."""
+    """virtlockd sets an empty list of outputs, and then fails to return that list."""
     ours, theirs = ends
     for end in ends:
         end.result(Procedure.SET_LOGGING_OUTPUTS, arguments(optional(" "), 0))
@@ -236,7 +236,7 @@ def test_a_client_is_known_before_its_first_call(
 
 
 def test_more_workers_than_there_can_be_are_refused(side: Side, admin: RawAdmin) -> None:
-    """virtlockd starts a thread for each, and aborts for want of memory: all locks are lost."""
+    """virtlockd starts a thread for each, and aborts when memory runs out: all locks are lost."""
     workers = parameters(("prioWorkers", ParameterType.UINT, 4294967295))
     reply = admin.call(Procedure.SET_THREADPOOL_PARAMETERS, arguments("virtlockd", workers, 0))
     if side.daemon.program == VIRTLOCKD:

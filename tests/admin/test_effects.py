@@ -1,4 +1,4 @@
-"""What the admin program does takes effect, with lockd as with the real virtlockd."""
+"""Calls of the admin program take effect, in lockd and in the real virtlockd."""
 
 import os
 import select
@@ -50,7 +50,8 @@ def test_further_clients_wait_until_there_may_be_more(side: Side, admin: RawAdmi
     _set_max_clients(admin, "virtlockd", 3)
     with side.daemon.connect() as third, side.daemon.connect() as fourth:
         restrict(third)
-        fourth.sendall(b"\0\0\0\x04")  # A length that no frame has: whoever reads it closes the connection.
+        # No frame has this length: a daemon that reads it closes the connection.
+        fourth.sendall(b"\0\0\0\x04")
         assert not _is_served(fourth, 0.2)
         _set_max_clients(admin, "virtlockd", 4)
         assert _is_served(fourth, 15)
@@ -69,13 +70,13 @@ def test_a_timeout_can_be_taken_back(tmp_path: Path) -> None:
         admin.result(Procedure.SET_DAEMON_TIMEOUT, arguments(1, 0))
         admin.result(Procedure.SET_DAEMON_TIMEOUT, arguments(0, 0))
         admin.result(Procedure.CONNECT_CLOSE)
-        # Nothing happens, and nothing tells so: wait for as long as it took to end in the test above.
+        # No event says that the daemon goes on. Wait longer than the timeout, which is one second.
         pidfd = os.pidfd_open(daemon.pid)
         assert not select.select([pidfd], [], [], 4)[0]
         os.close(pidfd)
 
 
-# What only a libvirt newer than the installed one can ask for
+# Calls that only a libvirt newer than the installed one can make
 
 
 def test_an_administrator_ends_the_daemon(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_shutdown_with_unknown_flags_is_refused(tmp_path: Path) -> None:
         assert error.message == "unsupported flags (0x6) in function adminConnectDaemonShutdown"
 
 
-def test_a_shutdown_that_is_to_preserve_what_is_there_waits_for_no_locks(tmp_path: Path) -> None:
+def test_a_preserving_shutdown_is_refused_while_locks_are_held(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.touch()
     with private_daemon(tmp_path / "daemon") as daemon, RawAdmin(daemon.admin_socket) as admin:

@@ -1,4 +1,4 @@
-"""virt-admin says and does the same with lockd as with the real virtlockd, command by command."""
+"""Each command of virt-admin has the same outcome with lockd as with the real virtlockd."""
 
 import shlex
 
@@ -7,7 +7,7 @@ import pytest
 from tests.admin.conftest import Side
 from tests.admin.virt_admin import need_virt_admin, virt_admin
 
-# In this order, and on daemons that have each had all those before: what a command sets, the next ones show.
+# Both daemons get these commands in this order: later commands show what earlier ones have set.
 COMMANDS = """
 version
 uri
@@ -126,7 +126,7 @@ def test_a_command_has_the_same_outcome(pair: tuple[Side, Side], command: str) -
 
 
 def test_the_servers_are_the_same(pair: tuple[Side, Side]) -> None:
-    """Their order is not compared: virtlockd's is that of a hash table with a new seed in each process."""
+    """The order is not compared: virtlockd's comes from a hash table with a new seed in each process."""
     need_virt_admin()
     outcomes = [virt_admin(side.daemon, "srv-list") for side in pair]
     ours, theirs = (sorted(outcome.output.split()) for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""virt-admin, run on a daemon of a test's own."""
+"""Run virt-admin on the private daemon of a test."""
 
 import os
 import re
@@ -10,14 +10,14 @@ import pytest
 
 from tests.private_daemon import PrivateDaemon
 
-# What differs between two daemons, or two moments, and says nothing about either.
+# Parts of the output that differ from daemon to daemon, or from second to second.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+0000")
 _VARYING = {_TIME: "TIME", re.compile(r"(unix_process_id: )\d+"): r"\1PID"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command said, and its exit status."""
+    """Output, error output and exit status of a command."""
 
     status: int
     output: str
@@ -25,13 +25,13 @@ class Outcome:
 
 
 def need_virt_admin() -> None:
-    """Skip the test where there is no virt-admin."""
+    """Skip the test if virt-admin is not installed."""
     if shutil.which("virt-admin") is None:
         pytest.skip("virt-admin is not installed")
 
 
 def virt_admin(daemon: PrivateDaemon, *arguments: str) -> Outcome:
-    """Run one command; what it says of this daemon alone is replaced by words for it."""
+    """Run one command; in its output, words replace the times, pids and paths that only this daemon has."""
     who = "system" if os.geteuid() == 0 else "session"
     done = subprocess.run(
         ["virt-admin", "--connect", f"virtlockd:///{who}?socket={daemon.admin_socket}", *arguments],

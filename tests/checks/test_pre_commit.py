@@ -14,6 +14,12 @@ def test_pre_commit_understands_its_configuration() -> None:
 
 def test_every_check_of_make_lint_is_there() -> None:
     hooks = (PROJECT / ".pre-commit-config.yaml").read_text()
-    for check in ("ruff check", "ruff format --check", "mypy", "scripts.check_news", "scripts.check_docstrings"):
+    for check in (
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "scripts.check_news",
+        "scripts.check_docstrings",
+    ):
         assert check in hooks
         assert check in (PROJECT / "Makefile").read_text()

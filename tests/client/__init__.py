@@ -1,1 +1,1 @@
-"""The client library, on lockd and on the real virtlockd."""
+"""The client library, with lockd and with the real virtlockd."""

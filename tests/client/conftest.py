@@ -14,19 +14,19 @@ from tests.private_daemon import LOCKD, VIRTLOCKD, PrivateDaemon, private_daemon
 
 @pytest.fixture(params=[LOCKD, VIRTLOCKD], ids=["lockd", "virtlockd"])
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrivateDaemon]:
-    """Each daemon in turn: what the library says of a refusal must be the same."""
+    """lockd and virtlockd in turn: the library must raise the same error for a refusal by either."""
     program: Path = request.param
     if not program.exists():
         pytest.skip(f"{program} is not there")
     if program == VIRTLOCKD and os.geteuid() != 0:
-        pytest.skip("the test of virtlockd needs a /run of its own, and so root")
+        pytest.skip("virtlockd needs a /run of its own here, which needs root")
     with private_daemon(tmp_path / "daemon", program) as daemon:
         yield daemon
 
 
 @pytest.fixture(params=["blocking", "trio"])
 async def connect(request: pytest.FixtureRequest) -> Callable[[Path], Awaitable[Any]]:
-    """A function that connects: to a trio connection, or to a blocking one that looks like it."""
+    """A function that opens a trio connection, or a blocking connection with the same interface."""
 
     async def connect_trio(path: Path) -> Any:
         return await TrioLockConnection.connect(path)
@@ -38,7 +38,7 @@ async def connect(request: pytest.FixtureRequest) -> Callable[[Path], Awaitable[
 
 
 class Awaited:
-    """A blocking connection with the manners of the trio one, so that one test is for both."""
+    """A blocking connection with the interface of a trio connection, so that one test covers both."""
 
     def __init__(self, connection: LockConnection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What both connections do, with both daemons."""
+"""The blocking connection and the trio connection, each with both daemons."""
 
 import inspect
 import os
@@ -38,7 +38,7 @@ def resource(disk: Path) -> Resource:
 
 
 def another_owner() -> Owner:
-    """An owner that is no process: nothing is killed for its locks."""
+    """Return an owner whose process has ended: a daemon cannot kill a process for its locks."""
     process = subprocess.Popen(["true"])
     process.wait()
     return Owner(UUID(int=1), "another", 1, process.pid)
@@ -55,7 +55,7 @@ async def test_a_lock_is_held_until_it_is_released(
         assert locks_on(disk) == []
 
 
-async def test_a_connection_that_is_left_releases_and_its_process_lives(
+async def test_leaving_a_connection_releases_its_locks_and_its_process_lives(
     daemon: PrivateDaemon, connect: Connect, disk: Path, resource: Resource
 ) -> None:
     """A daemon kills an owner that drops its connection while it holds locks."""
@@ -121,7 +121,7 @@ async def test_each_refusal_has_its_exception(
             await connection.acquire(resource)
 
 
-async def test_what_others_hold_is_refused(
+async def test_a_resource_that_another_owner_holds_is_refused(
     daemon: PrivateDaemon, connect: Connect, resource: Resource
 ) -> None:
     async with await connect(daemon.socket) as holder, await connect(daemon.socket) as connection:
@@ -130,14 +130,14 @@ async def test_what_others_hold_is_refused(
         await holder.acquire(resource)
         with pytest.raises(errors.Busy) as busy:
             await connection.acquire(resource)
-        # virtlockd does not say who.
+        # virtlockd does not name the holder.
         expected = f"(pid {os.getpid()})" if daemon.program == LOCKD else ""
         assert expected in (busy.value.holder or "")
         with pytest.raises(errors.NotOwner):
             await connection.release(resource)
 
 
-async def test_a_block_that_holds_a_lock_releases_it_also_where_it_fails(
+async def test_holding_releases_the_lock_when_its_block_fails(
     daemon: PrivateDaemon, disk: Path, resource: Resource
 ) -> None:
     with LockConnection.connect(daemon.socket) as connection:
@@ -187,13 +187,13 @@ async def test_the_end_of_the_daemon_is_the_end_of_the_connection(
             await connection.acquire(resource)
 
 
-async def test_no_daemon_is_one_error(connect: Connect, tmp_path: Path) -> None:
+async def test_connecting_without_a_daemon_raises_unavailable(connect: Connect, tmp_path: Path) -> None:
     with pytest.raises(errors.Unavailable, match="no lock daemon"):
         await connect(tmp_path / "socket")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user's daemon is needed, and so root")
-def test_another_users_daemon_is_one_error(daemon: PrivateDaemon) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
+def test_connecting_to_another_users_daemon_raises_permission_denied(daemon: PrivateDaemon) -> None:
     program = (
         "import sys; from pathlib import Path; from lockd.client.connection import LockConnection\n"
         "from lockd.client.errors import PermissionDenied\n"

@@ -1,1 +1,1 @@
-"""lockctl, each command end to end on a running daemon."""
+"""Each command of lockctl, end to end with a running daemon."""

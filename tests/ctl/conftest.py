@@ -1,4 +1,4 @@
-"""lockctl on a daemon of a test's own."""
+"""Fixtures: a private daemon, and lockctl beside it."""
 
 import os
 import subprocess
@@ -16,9 +16,9 @@ CONFIGURATION = Path("/etc/libvirt")
 
 
 class Host:
-    """A machine with one lock daemon: its programs see its /run and its /etc/libvirt.
+    """A host with one lock daemon, whose programs see a private /run and a private /etc/libvirt.
 
-    An ordinary user's have them below XDG_RUNTIME_DIR and XDG_CONFIG_HOME.
+    If the user is not root, XDG_RUNTIME_DIR and XDG_CONFIG_HOME take their places.
     """
 
     def __init__(self, directory: Path, daemon: PrivateDaemon) -> None:
@@ -40,25 +40,25 @@ class Host:
             self._prefix = []
 
     def disk(self, name: str) -> Path:
-        """A new disk."""
+        """Create a disk and return its path."""
         path = self.directory / name
         path.write_bytes(b"disk")
         return path
 
     def lockspace(self) -> Path:
-        """Use lease files from now on; return their directory."""
+        """Configure a lockspace for lease files, and return its directory."""
         leases = self.directory / "leases"
         (self.configuration / "qemu-lockd.conf").write_text(f'file_lockspace_dir = "{leases}"\n')
         return leases
 
     def command(self, *arguments: str | Path) -> list[str]:
-        """How to run lockctl on this host."""
+        """Return the command that runs lockctl on this host."""
         return [*self._prefix, str(LOCKCTL), *map(str, arguments)]
 
     def lockctl(self, *arguments: str | Path, status: int | None = 0) -> str:
-        """Run lockctl to its end, which must have this status if any; return all it printed.
+        """Run lockctl until it ends; return its standard output, followed by its standard error.
 
-        What it says beside its output comes after it.
+        It has to end with the given exit status; None allows any.
         """
         run = subprocess.run(
             self.command(*arguments),
@@ -77,7 +77,7 @@ class Host:
     def holder(
         self, *arguments: str | Path, command: tuple[str, ...] = ("sh", "-c", "echo up; exec cat", "guest")
     ) -> Iterator[subprocess.Popen[str]]:
-        """Run a command that holds disks, with the arguments of ``lockctl run``, until the end of the context."""
+        """Run a command under ``lockctl run``, with its arguments, until the end of the context."""
         with subprocess.Popen(
             self.command("run", *arguments, "--", *command),
             stdin=subprocess.PIPE,
@@ -95,13 +95,13 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    """A host with lockd."""
+    """A host whose lock daemon is lockd."""
     with host_with(tmp_path, LOCKD) as host:
         yield host
 
 
 @contextmanager
 def host_with(directory: Path, program: Path) -> Iterator[Host]:
-    """A host with that lock daemon."""
+    """Start the given lock daemon, and make a host of it."""
     with private_daemon(directory / "daemon", program) as daemon:
         yield Host(directory, daemon)

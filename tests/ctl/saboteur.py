@@ -1,6 +1,7 @@
-"""lockd, with a fault of its own making: told by a signal, it loses a lock, or takes one that is nobody's.
+"""lockd with a deliberate fault: on a signal it loses a lock, or takes a lock that has no owner.
 
-Closing a descriptor of a locked file is all it takes: that is what the daemon itself must never do.
+To lose a lock it opens and closes the locked file: this ends the locks of its process on that file
+(fcntl(2)).
 """
 
 import fcntl
@@ -13,10 +14,12 @@ _kept: list[int] = []
 
 
 def lose(*_: object) -> None:
+    """Signal handler: lose the lock on the sabotaged file."""
     os.close(os.open(os.environ["SABOTAGED"], os.O_RDWR))
 
 
 def take(*_: object) -> None:
+    """Signal handler: lock the sabotaged file for no owner."""
     _kept.append(os.open(os.environ["SABOTAGED"], os.O_RDWR))
     fcntl.lockf(_kept[-1], fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
 

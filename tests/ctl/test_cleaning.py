@@ -1,4 +1,4 @@
-"""lockctl release and clean: what owners and hosts that are gone have left behind."""
+"""lockctl release and lockctl clean: remove what dead owners and hosts have left behind."""
 
 import json
 import os
@@ -41,10 +41,13 @@ def test_the_lock_of_an_owner_that_is_gone_is_released_and_that_is_logged(host: 
         printed = host.lockctl("release", "--force", disk)
         assert printed == f"released {disk}, which pid {owner.pid} held\n"
         assert locks_on(disk) == []
-        assert f'"gone" (pid {owner.pid}), which is gone, on {disk}' in host.daemon.log.read_text()
+        assert (
+            f'"gone" (pid {owner.pid}) is gone: an administrator releases its lock on {disk}'
+            in host.daemon.log.read_text()
+        )
 
 
-def test_a_resource_is_named_as_status_shows_it_too(host: Host) -> None:
+def test_release_takes_a_resource_by_its_path_or_its_name(host: Host) -> None:
     leases = host.directory / "leases"
     with LockConnection.connect(host.daemon.socket) as connection:
         connection.register(dead_owner())
@@ -76,7 +79,7 @@ def test_release_without_force_is_refused(host: Host) -> None:
 # clean
 
 
-def test_files_that_nobody_holds_are_removed_and_others_kept(host: Host) -> None:
+def test_lease_files_without_a_holder_are_removed_and_others_kept(host: Host) -> None:
     leases = host.lockspace()
     disk = host.disk("disk")
     with host.holder(disk):
@@ -91,9 +94,9 @@ def test_files_that_nobody_holds_are_removed_and_others_kept(host: Host) -> None
         (leases / ("d" * 64)).mkdir()
         before = {path.name for path in leases.iterdir()}
         dry = host.lockctl("clean", "--dry-run", leases)
-        assert dry == f"{leases}/{LEASE}\n{leases}/{LVM_LEASE}\n2 to be removed, 1 held, 5 no lease files\n"
+        assert dry == f"{leases}/{LEASE}\n{leases}/{LVM_LEASE}\n2 to be removed, 1 held, 5 not lease files\n"
         assert {path.name for path in leases.iterdir()} == before
-        assert host.lockctl("clean", leases) == "2 removed, 1 held, 5 no lease files\n"
+        assert host.lockctl("clean", leases) == "2 removed, 1 held, 5 not lease files\n"
         kept = {path.name for path in leases.iterdir()}
         assert kept == held | {"README", f"{LEASE}.bak", written, "e" * 64, "d" * 64}
         assert target.exists()
@@ -104,18 +107,21 @@ def test_in_the_lockspace_of_scsi_disks_a_lease_may_have_any_name(host: Host) ->
     leases = host.directory / "scsi"
     leases.mkdir()
     (leases / "36000c29").touch()
-    assert host.lockctl("clean", leases) == "0 removed, 1 no lease files\n"
+    assert host.lockctl("clean", leases) == "0 removed, 1 not lease files\n"
     (host.configuration / "qemu-lockd.conf").write_text(f'scsi_lockspace_dir = "{leases}"\n')
     assert host.lockctl("clean", leases) == "1 removed\n"
 
 
-def test_a_directory_that_is_not_there_is_one_line(host: Host) -> None:
+def test_clean_reports_a_missing_directory_in_one_line(host: Host) -> None:
     missing = host.directory / "missing"
     assert host.lockctl("clean", missing, status=74) == f"lockctl: {missing}: No such file or directory\n"
 
 
 def _cleaned(path: str) -> bool:
-    """Whether lockctl clean removed the file; this process holds no lock that closing it could end."""
+    """Clean one file as lockctl clean does; return whether it was removed.
+
+    This opens and closes the file. It ends no lock here, because this process holds none.
+    """
     try:
         return clean.remove(path) is clean.Outcome.REMOVED
     except FileNotFoundError:
@@ -123,7 +129,7 @@ def _cleaned(path: str) -> bool:
 
 
 def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
-    """Two daemons, as of two hosts that share the directory, lock and remove the file that is cleaned away."""
+    """Two daemons, like those of two hosts with a shared directory, lock and unlink the cleaned file."""
     leases = host.directory / "shared"
     lease = Resource(str(leases), LEASE, autocreate=True)
     holders: list[int] = []
@@ -173,7 +179,7 @@ def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
     assert not list(leases.iterdir())
 
 
-def test_progress_is_told_on_a_terminal_alone(host: Host, tmp_path: Path) -> None:
+def test_progress_is_not_shown_without_a_terminal(host: Host, tmp_path: Path) -> None:
     leases = tmp_path / "many"
     leases.mkdir()
     for number in range(300):

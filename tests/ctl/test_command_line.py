@@ -1,4 +1,4 @@
-"""lockctl's command line: helps, mistakes, completions."""
+"""lockctl's command line: help texts, wrong usage, manual page and shell completions."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""lockctl who and resource: what is behind a disk."""
+"""lockctl who and lockctl resource: the owner and the resource of a disk."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def test_who_finds_the_owner_by_the_lease_file(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as direct:
         leases = host.lockspace()
-        # The one of the disk itself, though libvirt would lock a lease file from now on.
+        # The lock on the disk itself is found, although libvirt would lock a lease file from now on.
         assert f"(pid {direct.pid})" in host.lockctl("who", disk)
     with host.holder(disk) as holder:
         printed = host.lockctl("who", disk)
@@ -51,7 +51,7 @@ def test_who_names_a_process_that_is_no_owner(host: Host) -> None:
 
 
 def test_who_does_not_end_the_lock_of_the_daemon(host: Host) -> None:
-    """It opens the disk, and closes it again: that ends locks of its own process, if of any."""
+    """lockctl opens and closes the disk. This ends only locks of its own process, and it holds none."""
     disk = host.disk("disk")
     with host.holder(disk):
         for _ in range(2):
@@ -59,7 +59,7 @@ def test_who_does_not_end_the_lock_of_the_daemon(host: Host) -> None:
             host.lockctl("status", disk)
 
 
-def test_who_tells_nobody_from_an_answer_that_it_has_not(host: Host) -> None:
+def test_who_distinguishes_a_free_disk_from_a_missing_one(host: Host) -> None:
     disk = host.disk("disk")
     assert host.lockctl("who", disk, status=1) == f"nobody holds {disk}\n"
     assert "there is no such disk" in host.lockctl("who", host.directory / "missing", status=74)
@@ -96,7 +96,7 @@ def test_resource_names_the_lease_file_of_the_configuration(host: Host) -> None:
     }
 
 
-def test_a_mistake_in_the_configuration_is_one_line(host: Host) -> None:
+def test_resource_reports_a_mistake_in_the_configuration_with_its_line(host: Host) -> None:
     configuration: Path = host.configuration / "qemu-lockd.conf"
     configuration.write_text("# comment\nfile_lockspace_dir = 1\n")
     printed = host.lockctl("resource", "/disk", status=74)
@@ -104,6 +104,6 @@ def test_a_mistake_in_the_configuration_is_one_line(host: Host) -> None:
     assert "qemu-lockd.conf:2: file_lockspace_dir has to be a text" in printed
 
 
-def test_resource_says_where_libvirt_takes_no_lock(host: Host) -> None:
+def test_resource_says_if_libvirt_takes_no_lock(host: Host) -> None:
     (host.configuration / "qemu-lockd.conf").write_text("auto_disk_leases = 0\n")
     assert "auto_disk_leases is 0" in host.lockctl("resource", "/disk")

@@ -1,4 +1,4 @@
-"""lockctl migrate --check, and that what it says of is what happens."""
+"""lockctl migrate --check: its findings, and that the migration then goes as they say."""
 
 import json
 import os
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 GUEST = ("sh", "-c", "echo up; read line", "-name", "guest=vm1")
-"""A command whose arguments are those of a QEMU, as far as anybody looks."""
+"""A command with the argument of QEMU by which the name of a guest is found."""
 
 
 class Migrating:
-    """A host whose lock daemon's program can be replaced."""
+    """A host on which the program of the lock daemon can be replaced."""
 
     def __init__(self, host: Host, program: Program) -> None:
         self.host = host
@@ -55,7 +55,7 @@ def migrating(tmp_path: Path, running: str) -> Iterator[Migrating]:
 @pytest.mark.parametrize(
     ("running", "other"), [("virtlockd", "lockd"), ("lockd", "virtlockd")], indirect=["running"]
 )
-def test_a_host_that_can_migrate(migrating: Migrating, running: str, other: str) -> None:
+def test_a_host_that_can_migrate_passes_and_migrates(migrating: Migrating, running: str, other: str) -> None:
     host, disk = migrating.host, migrating.host.disk("disk")
     with host.holder(disk, command=GUEST):
         migrating.program.install(other)
@@ -72,7 +72,7 @@ def test_a_host_that_can_migrate(migrating: Migrating, running: str, other: str)
 
 
 @pytest.mark.parametrize("running", ["virtlockd", "lockd"], indirect=True)
-def test_a_program_that_would_only_go_on(migrating: Migrating, running: str) -> None:
+def test_the_program_that_runs_already_is_a_warning(migrating: Migrating, running: str) -> None:
     result, detail = migrating.found()[f"program {migrating.program.path}"]
     assert result == "WARN"
     assert detail.startswith(f"goes on with {running} ")
@@ -86,19 +86,19 @@ def test_a_program_that_would_only_go_on(migrating: Migrating, running: str) -> 
         ("/bin/false", "does not run with the daemon's arguments"),
     ],
 )
-def test_a_program_that_cannot_take_over(migrating: Migrating, program: str, words: str) -> None:
+def test_a_program_that_cannot_take_over_is_a_failure(migrating: Migrating, program: str, words: str) -> None:
     result, detail = migrating.found("--to", program, status=1)[f"program {program}"]
     assert result == "FAIL"
     assert words in detail
 
 
-def test_a_client_of_virtlockds_that_may_not_have_registered(migrating: Migrating) -> None:
+def test_a_client_of_virtlockd_that_may_not_have_registered_is_a_failure(migrating: Migrating) -> None:
     with socket.socket(socket.AF_UNIX) as unregistered:
         unregistered.connect(str(migrating.daemon.socket))
         result, detail = migrating.found("--to", str(LOCKD), status=1)["clients"]
         assert result == "FAIL"
         assert f"(pid {os.getpid()}) is connected, and is no guest" in detail
-    # It is right: virtlockd ends.
+    # The finding is right: virtlockd ends when it is told to take over.
     with socket.socket(socket.AF_UNIX) as unregistered:
         unregistered.connect(str(migrating.daemon.socket))
         migrating.found("--to", str(LOCKD), status=1)
@@ -107,20 +107,20 @@ def test_a_client_of_virtlockds_that_may_not_have_registered(migrating: Migratin
 
 
 @pytest.mark.parametrize("running", ["lockd"], indirect=True)
-def test_a_client_of_lockds_that_has_not_registered(migrating: Migrating) -> None:
+def test_a_client_of_lockd_that_has_not_registered_passes(migrating: Migrating) -> None:
     with socket.socket(socket.AF_UNIX) as unregistered:
         unregistered.connect(str(migrating.daemon.socket))
         assert migrating.found("--to", str(VIRTLOCKD))["clients"][0] == "PASS"
 
 
-def test_a_daemon_that_may_not_have_enough_descriptors(migrating: Migrating) -> None:
+def test_a_daemon_that_may_not_have_enough_descriptors_is_a_failure(migrating: Migrating) -> None:
     subprocess.run(["prlimit", "--pid", str(migrating.daemon.pid), "--nofile=64:64"], check=True)
     result, detail = migrating.found("--to", str(LOCKD), status=1)["descriptors"]
     assert result == "FAIL"
     assert f"prlimit --pid {migrating.daemon.pid} --nofile=" in detail
 
 
-def test_a_state_that_cannot_be_written(migrating: Migrating) -> None:
+def test_a_state_file_that_cannot_be_written_is_a_failure(migrating: Migrating) -> None:
     subject = "state file /run/virtlockd-restart-exec.json"
     state = migrating.daemon.run_directory / "virtlockd-restart-exec.json"
     state.mkdir()
@@ -130,7 +130,7 @@ def test_a_state_that_cannot_be_written(migrating: Migrating) -> None:
 
 
 @pytest.mark.parametrize("running", ["lockd"], indirect=True)
-def test_a_state_that_virtlockd_cannot_read(migrating: Migrating) -> None:
+def test_a_state_that_is_too_large_for_virtlockd_is_a_failure(migrating: Migrating) -> None:
     deep = migrating.host.directory / "/".join(["x" * 250] * 13)
     deep.mkdir(parents=True)
     with LockConnection.connect(migrating.daemon.socket) as connection:

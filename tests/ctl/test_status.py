@@ -1,4 +1,4 @@
-"""lockctl status: held against lslocks, and looked at on terminals of several widths."""
+"""lockctl status: compared with lslocks, and on terminals of several widths."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def rows(host: Host, *arguments: str | Path, status: int = 0) -> list[dict[str, 
 
 
 def listed_by_lslocks(host: Host) -> set[tuple[object, object]]:
-    """Path and mode of each of the daemon's locks, but for that on its pid file."""
+    """Return path and mode of each of the daemon's locks, except the lock on its pid file."""
     lslocks = ["lslocks", "--json", "--notruncate", "--pid", str(host.daemon.pid)]
     output = subprocess.run(lslocks, capture_output=True, check=True).stdout
     listed = json.loads(output)["locks"] if output else []
@@ -41,7 +41,7 @@ def listed_by_lslocks(host: Host) -> set[tuple[object, object]]:
     return {(row["path"], modes[row["mode"]]) for row in listed if not row["path"].endswith("/virtlockd.pid")}
 
 
-def test_it_agrees_with_lslocks_on_every_lock(host: Host) -> None:
+def test_status_agrees_with_lslocks_on_every_lock(host: Host) -> None:
     disks = [host.disk(f"disk-{number}") for number in range(5)]
     leases = host.directory / "leases"
     with LockConnection.connect(host.daemon.socket) as connection:
@@ -51,13 +51,13 @@ def test_it_agrees_with_lslocks_on_every_lock(host: Host) -> None:
             connection.acquire(Resource("", str(disk)), shared=bool(number % 2))
             connection.acquire(Resource(str(leases), f"lease-{number}", autocreate=True))
         told = {(row["path"], row["mode"]) for row in rows(host)}
-        # lslocks itself misses locks while others of the machine come and go.
+        # lslocks may miss locks while other processes of the machine lock and unlock.
         wait_until(lambda: listed_by_lslocks(host) == told, f"lslocks to list {told}")
         assert len(told) == 10
         assert {row["kernel"] for row in rows(host)} == {"yes"}
 
 
-def test_more_locks_than_the_daemon_tells_at_once_are_listed_once_each(host: Host) -> None:
+def test_locks_that_need_several_replies_are_listed_once_each(host: Host) -> None:
     leases = host.directory / "leases"
     with LockConnection.connect(host.daemon.socket) as connection:
         connection.register()
@@ -100,7 +100,7 @@ def test_options_are_those_of_lslocks(host: Host) -> None:
         assert "there is no column SIZE" in host.lockctl("status", "-o", "SIZE", status=2)
 
 
-def test_some_disks_are_told_from_others(host: Host) -> None:
+def test_disks_as_arguments_limit_the_list_to_their_locks(host: Host) -> None:
     host.lockspace()
     wanted, other = host.disk("wanted"), host.disk("other")
     with host.holder(wanted, other):
@@ -110,7 +110,7 @@ def test_some_disks_are_told_from_others(host: Host) -> None:
         assert len(rows(host)) == 2
 
 
-def test_nothing_but_text_goes_into_a_pipe(host: Host) -> None:
+def test_unprintable_characters_are_escaped_in_a_pipe(host: Host) -> None:
     disk = host.disk("evil \x1b[31m\n\u202ename")
     with host.holder(disk):
         for arguments in ((), ("--raw",), ("--json",), ("--output-all",)):
@@ -125,7 +125,7 @@ def test_nothing_but_text_goes_into_a_pipe(host: Host) -> None:
 
 
 def test_a_lease_file_is_shown_as_the_disk_of_its_guest(host: Host) -> None:
-    """The guest is known by its command line, as QEMU's, or by what it has open."""
+    """The disk is found in the guest's command line, which is like QEMU's, or among its open files."""
     leases = host.lockspace()
     named, opened, unknown = host.disk('na"med'), host.disk("opened"), host.disk("unknown")
     blockdev = json.dumps({"driver": "file", "filename": str(named)}, separators=(",", ":"))
@@ -148,7 +148,7 @@ def test_a_lease_file_is_shown_as_the_disk_of_its_guest(host: Host) -> None:
 
 @pytest.fixture
 def sabotaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Host, Path]]:
-    """A host whose daemon does to a file what it is told by a signal."""
+    """A host with the daemon of saboteur.py, and the file whose lock it sabotages."""
     program = tmp_path / "virtlockd"
     program.write_text(f"#!{sys.executable}\n{SABOTEUR.read_text()}")
     program.chmod(0o755)
@@ -171,17 +171,17 @@ def test_a_lock_that_the_kernel_has_lost_is_an_error(sabotaged: tuple[Host, Path
         assert {row["path"]: row["kernel"] for row in listed} == {str(disk): "no", str(kept): "yes"}
 
 
-def test_a_lock_that_the_daemon_does_not_tell_of_is_an_error(sabotaged: tuple[Host, Path]) -> None:
+def test_a_lock_that_the_daemon_does_not_list_is_an_error(sabotaged: tuple[Host, Path]) -> None:
     host, file = sabotaged
     assert rows(host) == []
     host.daemon.process.send_signal(signal.SIGRTMIN + 1)
-    wait_until(lambda: bool(locks_on(file)), "the lock that is nobody's")
+    wait_until(lambda: bool(locks_on(file)), "the lock without an owner")
     told = host.lockctl("status", "-o", "+KERNEL", status=1)
     assert re.search(rf"exclusive +- +- +- +{file} +unlisted\n", told)
 
 
-def test_locks_that_come_and_go_meanwhile_are_no_error(host: Host) -> None:
-    """What the daemon tells, and what the kernel tells, is asked for one after the other."""
+def test_locks_that_change_in_the_meantime_are_no_error(host: Host) -> None:
+    """lockctl asks first the daemon and then the kernel; locks may change in between."""
     disks = [host.disk(f"disk-{number}") for number in range(40)]
     program = (
         "import sys; from pathlib import Path; from lockd.client.connection import LockConnection\n"
@@ -204,8 +204,8 @@ def test_locks_that_come_and_go_meanwhile_are_no_error(host: Host) -> None:
             process.kill()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, and so root")
-def test_of_virtlockd_proc_tells(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, which needs root")
+def test_locks_of_virtlockd_are_read_from_proc(tmp_path: Path) -> None:
     if not VIRTLOCKD.exists():
         pytest.skip(f"{VIRTLOCKD} is not there")
     with host_with(tmp_path, VIRTLOCKD) as host:
@@ -217,19 +217,19 @@ def test_of_virtlockd_proc_tells(tmp_path: Path) -> None:
             assert re.search(rf"exclusive +- +{lease} +yes\n", printed)
             assert printed.endswith(
                 f"lockctl: the daemon (pid {host.daemon.pid}) is not lockd and cannot be asked for owners: "
-                "this is what /proc tells\n"
+                "this list is from /proc\n"
             )
             assert "virtlockd" in host.lockctl("who", disk)
 
 
-# Where there is no answer
+# Without an answer from the daemon
 
 
-def test_without_a_daemon_it_says_so_in_one_line(host: Host) -> None:
+def test_status_reports_a_missing_daemon_in_one_line(host: Host) -> None:
     host.daemon.process.terminate()
     host.daemon.process.wait()
     if os.geteuid() == 0:
-        # The daemon's namespace has ended with it.
+        # The daemon's mount namespace ended with the daemon.
         run = [
             "unshare",
             "--mount",
@@ -245,8 +245,8 @@ def test_without_a_daemon_it_says_so_in_one_line(host: Host) -> None:
     assert re.fullmatch(r"lockctl: \S+-sock: no lock daemon runs here; start it .*\n", done.stderr)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, and so root")
-def test_without_permission_it_says_so_in_one_line(host: Host) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
+def test_status_reports_a_lack_of_permission_in_one_line(host: Host) -> None:
     program = (
         "import os, sys; from pathlib import Path; from lockd.ctl import main; from lockd.client import status\n"
         "os.setuid(65534); sys.argv = ['lockctl', 'status']\n"
@@ -259,7 +259,7 @@ def test_without_permission_it_says_so_in_one_line(host: Host) -> None:
     assert re.fullmatch(r"lockctl: \S+: permission denied; .*\n", done.stderr)
 
 
-def test_a_stopped_daemon_is_told_from_none(host: Host) -> None:
+def test_a_stopped_daemon_is_reported_as_not_answering(host: Host) -> None:
     host.daemon.stop()
     try:
         assert host.lockctl("status", status=74) == "lockctl: the daemon does not answer\n"
@@ -271,7 +271,7 @@ def test_a_stopped_daemon_is_told_from_none(host: Host) -> None:
 
 
 def on_terminal(host: Host, columns: int, *arguments: str) -> str:
-    """What lockctl prints on a terminal of so many columns."""
+    """Return what lockctl prints on a terminal with the given number of columns."""
     output, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, columns))
     with subprocess.Popen(
@@ -286,7 +286,7 @@ def on_terminal(host: Host, columns: int, *arguments: str) -> str:
         try:
             while data := os.read(output, 65536):
                 printed += data
-        except OSError:  # EIO: the other end is closed
+        except OSError:  # EIO: the other end of the terminal is closed
             pass
         finally:
             os.close(output)
@@ -305,7 +305,7 @@ def test_a_table_fits_its_terminal(host: Host, columns: int) -> None:
         whole = str(disk) in lines[1]
         assert whole == (columns == 200)
         assert lines[1].endswith("系统盘.qcow2")
-        # Each of the three characters takes two columns.
+        # Each of the three Chinese characters takes two columns.
         assert all(len(line) + 3 <= max(columns, 64) for line in lines[1:])
         assert str(disk) in on_terminal(host, columns, "status", "-u")
 
@@ -347,10 +347,10 @@ def test_watch_needs_a_terminal(host: Host) -> None:
     assert "needs a terminal" in host.lockctl("status", "--watch", status=2)
 
 
-# How soon it answers
+# Start-up time
 
 
-def test_what_takes_time_to_import_is_not_imported(host: Host) -> None:
+def test_modules_that_are_slow_to_import_are_not_imported(host: Host) -> None:
     disk = host.disk("disk")
     program = (
         "import atexit, sys; sys.argv = ['lockctl', 'status']\n"

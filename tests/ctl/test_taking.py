@@ -1,4 +1,4 @@
-"""lockctl run and acquire: locks for as long as a command, or a shell, wants them."""
+"""lockctl run and lockctl acquire: hold locks for as long as a command runs, or a script needs them."""
 
 import os
 import signal
@@ -34,11 +34,11 @@ def test_the_command_is_the_process_that_lockctl_was(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as holder:
         comm = Path(f"/proc/{holder.pid}/comm")
-        wait_until(lambda: comm.read_text() == "cat\n", "the exec of the command's own")
+        wait_until(lambda: comm.read_text() == "cat\n", "the shell to run cat with exec")
         assert f"(pid {holder.pid})" in host.lockctl("who", disk)
 
 
-def test_its_exit_status_is_the_commands(host: Host) -> None:
+def test_run_ends_with_the_exit_status_of_the_command(host: Host) -> None:
     disk = host.disk("disk")
     assert host.lockctl("run", disk, "--", "sh", "-c", "echo out; exit 7", status=7) == "out\n"
     assert locks_on(disk) == []
@@ -71,7 +71,7 @@ def test_shared_locks_are_shared(host: Host) -> None:
         host.lockctl("run", disk, "--", "true", status=75)
 
 
-def test_it_waits_for_the_holder_as_long_as_told(host: Host) -> None:
+def test_run_waits_for_the_holder_as_long_as_its_option_says(host: Host) -> None:
     disk = host.disk("disk")
     with host.holder(disk) as holder:
         began = time.monotonic()
@@ -101,13 +101,13 @@ def test_the_command_may_use_the_descriptors_that_scripts_use(host: Host) -> Non
     disk = host.disk("disk")
     script = 'for n in 3 4 5 6 7 8 9; do eval "exec $n</dev/null $n<&-"; done; echo up; exec cat'
     with host.holder(disk, command=("sh", "-c", script)) as holder:
-        time.sleep(0.3)  # longer than the daemon waits before it kills one who has dropped its connection
+        time.sleep(0.3)  # longer than the daemon waits before it kills an owner that dropped its connection
         assert holder.poll() is None
         assert locks_on(disk) == held(host)
 
 
-def test_the_command_ends_of_a_broken_pipe_as_it_would_alone(host: Host) -> None:
-    """Python ignores SIGPIPE, and would leave that to the command."""
+def test_the_command_does_not_ignore_sigpipe(host: Host) -> None:
+    """Python ignores SIGPIPE, and a command would inherit that."""
     disk = host.disk("disk")
     ignored = host.lockctl("run", disk, "--", "sh", "-c", "grep SigIgn /proc/$$/status")
     alone = subprocess.run(
@@ -117,7 +117,7 @@ def test_the_command_ends_of_a_broken_pipe_as_it_would_alone(host: Host) -> None
     assert int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1) == 0
 
 
-def test_what_is_no_command_takes_no_lock(host: Host) -> None:
+def test_a_command_that_cannot_be_run_leaves_no_lock(host: Host) -> None:
     disk = host.disk("disk")
     assert "there is no such command" in host.lockctl("run", disk, "--", "no-such-command", status=127)
     assert "a command is missing" in host.lockctl("run", disk, "--", status=2)
@@ -130,7 +130,7 @@ def test_what_is_no_command_takes_no_lock(host: Host) -> None:
     wait_until(lambda: not locks_on(disk), "the end of the lock")
 
 
-def test_a_disk_that_is_not_there_is_one_line(host: Host) -> None:
+def test_a_missing_disk_is_reported_in_one_line(host: Host) -> None:
     missing = host.directory / "missing"
     printed = host.lockctl("run", missing, "--", "true", status=74)
     assert printed.startswith(f"lockctl: {missing}: ")
@@ -142,7 +142,7 @@ def test_a_wait_is_a_number_of_seconds(host: Host, seconds: str) -> None:
     assert "not a number of seconds" in host.lockctl("run", f"--wait={seconds}", "/x", "--", "true", status=2)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, and so root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, which needs root")
 def test_virtlockd_gives_locks_too(tmp_path: Path) -> None:
     if not VIRTLOCKD.exists():
         pytest.skip(f"{VIRTLOCKD} is not there")
@@ -157,7 +157,7 @@ def test_virtlockd_gives_locks_too(tmp_path: Path) -> None:
 
 
 def acquiring(host: Host, *arguments: str | Path) -> subprocess.Popen[str]:
-    """lockctl acquire, once it holds."""
+    """Start lockctl acquire, and return once it holds its locks."""
     process = subprocess.Popen(
         host.command("acquire", *arguments),
         stdin=subprocess.PIPE,
@@ -171,7 +171,7 @@ def acquiring(host: Host, *arguments: str | Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_it_holds_until_its_input_ends(host: Host) -> None:
+def test_acquire_holds_until_its_input_ends(host: Host) -> None:
     disk = host.disk("disk")
     with acquiring(host, disk) as process:
         assert process.stdin is not None
@@ -184,7 +184,7 @@ def test_it_holds_until_its_input_ends(host: Host) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_holds_until_a_signal_comes(host: Host, number: signal.Signals) -> None:
+def test_acquire_holds_until_a_signal_comes(host: Host, number: signal.Signals) -> None:
     disk = host.disk("disk")
     with acquiring(host, "--shared", disk) as process:
         assert locks_on(disk) == held(host, "READ")
@@ -193,7 +193,7 @@ def test_it_holds_until_a_signal_comes(host: Host, number: signal.Signals) -> No
         assert locks_on(disk) == []
 
 
-def test_it_says_when_the_daemon_has_ended(host: Host) -> None:
+def test_acquire_says_that_the_daemon_has_ended(host: Host) -> None:
     with acquiring(host, host.disk("disk")) as process:
         host.daemon.process.kill()
         assert process.wait(15) == 74
@@ -209,7 +209,7 @@ def test_acquire_names_the_holder_too(host: Host) -> None:
         process.kill()
 
 
-def test_the_example_for_bash_works(host: Host) -> None:
+def test_acquire_works_as_a_coprocess_of_bash(host: Host) -> None:
     disk = host.disk("disk")
     script = (
         f"coproc {' '.join(host.command('acquire', disk))}\n"

@@ -1,1 +1,1 @@
-"""The daemon as a program: its command line, its start and end, and what it allows its clients."""
+"""The daemon as a program: its command line, its start and end, and its limits for clients."""

@@ -1,4 +1,4 @@
-"""Fixtures: a daemon, and its command line."""
+"""Fixtures: a running daemon, and a function that runs its command line."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
 
 
 class Virtlockd(Protocol):
-    """Runs virtlockd with some arguments until it ends."""
+    """Function that runs virtlockd with the given arguments until it ends."""
 
     def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]: ...
 
 
 @pytest.fixture
 def run_directory(tmp_path: Path) -> Path:
-    """What `virtlockd` has as its /run."""
+    """The directory that the fixture `virtlockd` has as its /run."""
     directory = tmp_path / "run"
     directory.mkdir(mode=0o700)
     return directory
@@ -34,7 +34,7 @@ def run_directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def virtlockd(tmp_path: Path, run_directory: Path) -> Virtlockd:
-    """The command line, in a /run of its own, with an empty configuration unless it names one."""
+    """Run virtlockd in a /run of its own, with an empty configuration unless an argument names one."""
     empty = tmp_path / "empty.conf"
     empty.touch()
 

@@ -1,4 +1,4 @@
-"""What a daemon allows its clients: who, how many, how much; and no trouble for the others (Invariants 3 and 5)."""
+"""Limits for clients: which user, how many, how much memory. No client delays others (Invariants 3 and 5)."""
 
 import os
 import select
@@ -25,7 +25,7 @@ NOBODY = 65534
 
 
 def memory_peak(pid: int) -> int:
-    """Bytes of memory that a process has had at its largest."""
+    """Return the largest resident memory that a process has had, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
@@ -44,7 +44,7 @@ def test_at_max_clients_the_next_one_waits_until_one_leaves(tmp_path: Path, numb
         waiting = [stack.enter_context(RawClient(daemon, owner=None)) for _ in range(2)]
         for client in waiting:
             client.socket.sendall(PING)
-        # Those that were accepted are answered; had the others been, they would be answered by then.
+        # If the waiting clients had been accepted, they would have their answers after these calls.
         for client in clients:
             assert client.create_lockspace("") is None
         assert not has_answer(waiting[0], 0.3)
@@ -55,12 +55,12 @@ def test_at_max_clients_the_next_one_waits_until_one_leaves(tmp_path: Path, numb
         assert waiting[1].socket.recv(100) == keepalive.PONG
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
 @pytest.mark.parametrize("name", ["socket", "admin_socket"])
 def test_another_user_is_refused_whatever_the_sockets_mode(daemon: PrivateDaemon, name: str) -> None:
     path: Path = getattr(daemon, name)
     path.chmod(0o666)
-    # pytest's own directories are closed to others: only the last one is looked at, from inside.
+    # Other users cannot pass through pytest's directories: the program starts in the socket's directory.
     program = (
         "import socket, sys; connection = socket.socket(socket.AF_UNIX); connection.settimeout(10); "
         "connection.connect(sys.argv[1]); print(connection.recv(100))"
@@ -81,8 +81,11 @@ def test_another_user_is_refused_whatever_the_sockets_mode(daemon: PrivateDaemon
         assert client.create_lockspace("") is None
 
 
-def test_a_client_that_reads_no_replies_is_not_read_either(daemon: PrivateDaemon) -> None:
-    """All of its calls are answered once it reads; meanwhile the others' are, and memory is bounded."""
+def test_the_daemon_does_not_read_calls_of_a_client_that_reads_no_replies(daemon: PrivateDaemon) -> None:
+    """Memory stays bounded, and other clients are served.
+
+    Once the client reads, all its calls are answered.
+    """
     with RawClient(daemon, owner=None) as deaf, RawClient(daemon) as other:
         before = memory_peak(daemon.pid)
         deaf.socket.setblocking(False)
@@ -90,7 +93,7 @@ def test_a_client_that_reads_no_replies_is_not_read_either(daemon: PrivateDaemon
         pings = memoryview(PING * 10_000)
         while select.select([], [deaf.socket], [], 1)[1]:
             sent += deaf.socket.send(pings[sent % len(PING) :])
-            assert sent < 8 * MEGABYTE, "it is read without end"
+            assert sent < 8 * MEGABYTE, "the daemon reads without limit"
         assert other.create_lockspace("") is None
         assert memory_peak(daemon.pid) - before < MEGABYTE
         deaf.socket.settimeout(15)
@@ -99,8 +102,8 @@ def test_a_client_that_reads_no_replies_is_not_read_either(daemon: PrivateDaemon
             answers += len(deaf.socket.recv(MEGABYTE))
 
 
-def test_a_client_that_sends_faster_than_it_is_served_is_read_no_faster(daemon: PrivateDaemon) -> None:
-    """It reads its replies, so nothing else slows it down: what it sends must not pile up in the daemon."""
+def test_calls_that_come_faster_than_they_are_served_do_not_pile_up(daemon: PrivateDaemon) -> None:
+    """The client reads its replies, so they do not slow it down: the daemon has to limit what it reads."""
     count = 200_000
     with RawClient(daemon, owner=None) as client:
         before = memory_peak(daemon.pid)
@@ -121,7 +124,10 @@ def disk(tmp_path: Path) -> Path:
 
 
 def test_many_calls_of_one_client_do_not_keep_the_others_waiting(daemon: PrivateDaemon, disk: Path) -> None:
-    """Both send while the daemon stands still: the other's one call is answered long before the first's last."""
+    """Both send while the daemon is stopped.
+
+    The one call of `other` is served before the last one of `busy`.
+    """
     with RawClient(daemon) as busy, RawClient(daemon) as other:
         daemon.stop()
         acquire = busy.frame(Procedure.ACQUIRE_RESOURCE, encode_resource("", str(disk)))
@@ -151,7 +157,7 @@ def test_half_a_frame_keeps_nobody_waiting(daemon: PrivateDaemon, disk: Path) ->
 def test_an_impossible_frame_costs_its_sender_alone_the_connection(
     daemon: PrivateDaemon, disk: Path, length: int
 ) -> None:
-    """And what it was answered before is said."""
+    """Replies to earlier calls of that client are still sent."""
     with RawClient(daemon) as bad, RawClient(daemon) as other:
         call = bad.frame(Procedure.ACQUIRE_RESOURCE, encode_resource("", str(disk)))
         bad.socket.sendall(call + length.to_bytes(4, "big") + bytes(24))
@@ -162,7 +168,7 @@ def test_an_impossible_frame_costs_its_sender_alone_the_connection(
 
 
 def test_calls_sent_before_a_client_left_are_served(daemon: PrivateDaemon, tmp_path: Path) -> None:
-    """As many as there are: libvirt's release is the last that its short connection asks for."""
+    """All calls are served, however many: libvirt sends a release as the last call of a short connection."""
     lease = tmp_path / "lease"
     with RawClient(daemon) as leaving:
         acquire = leaving.frame(Procedure.ACQUIRE_RESOURCE, encode_resource("", str(lease), AUTOCREATE))
@@ -181,7 +187,7 @@ def test_calls_sent_before_a_client_left_are_served(daemon: PrivateDaemon, tmp_p
             "LC_ALL=C",
             "PYTHONCOERCECLOCALE=0",
             "PYTHONUTF8=0",
-        ],  # Python then takes no name for more than ASCII
+        ],  # Python's file system encoding is then ASCII
         ["LC_ALL=C.UTF-8"],
     ],
 )

@@ -1,4 +1,4 @@
-"""virtlockd's options, and errors that keep it from starting: one line each, for the person who reads it."""
+"""virtlockd's options, and errors that prevent its start: each is one line for the administrator."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.waiting import end_process, wait_for_end
 
 
 def the_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a failed start says."""
+    """Return the one line that a failed start prints."""
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -36,7 +36,7 @@ def test_help_names_all_options_of_virtlockd(virtlockd: Virtlockd, option: str) 
 
 
 @pytest.mark.parametrize("option", ["-V", "--version"])
-def test_version(virtlockd: Virtlockd, option: str) -> None:
+def test_version_names_lockd_and_its_version(virtlockd: Virtlockd, option: str) -> None:
     result = virtlockd(option)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.strip() == f"virtlockd (lockd) {__version__}"
@@ -113,10 +113,10 @@ def test_a_second_daemon_refuses_to_start(daemon: PrivateDaemon, tmp_path: Path)
 
 @pytest.mark.parametrize("option", ["-p", "--pid-file"])
 @pytest.mark.parametrize("background", [False, True])
-def test_another_pid_file(
+def test_an_option_names_another_pid_file(
     virtlockd: Virtlockd, option: str, background: bool, tmp_path: Path, run_directory: Path
 ) -> None:
-    """A directory that is missing is made; one that cannot be is named."""
+    """A missing directory is created. If that fails, the error names the directory."""
     pid_file = tmp_path / "new" / "directory" / "lockd.pid"
     if background:
         result = virtlockd("--daemon", option, pid_file)
@@ -135,7 +135,7 @@ def test_another_pid_file(
 def test_in_the_background_it_serves_as_soon_as_the_caller_goes_on(
     virtlockd: Virtlockd, option: str, tmp_path: Path, run_directory: Path
 ) -> None:
-    """It keeps none of the caller's streams: they would never end."""
+    """It keeps none of the caller's streams open, because a reader of these would wait for their end."""
     pid_file = tmp_path / "lockd.pid"
     assert virtlockd(option, "--pid-file", pid_file).returncode == 0
     pid = int(pid_file.read_text())
@@ -154,7 +154,7 @@ def test_in_the_background_it_serves_as_soon_as_the_caller_goes_on(
 
 
 class PrivateDaemonAt:
-    """A daemon that somebody else has started, as far as a client needs it."""
+    """The part of PrivateDaemon that a client needs, for a daemon that was started elsewhere."""
 
     def __init__(self, run_directory: Path) -> None:
         self._socket = run_directory / "libvirt" / "virtlockd-sock"
@@ -168,7 +168,7 @@ class PrivateDaemonAt:
 
 @pytest.mark.parametrize("background", [[], ["--daemon"]], ids=["foreground", "background"])
 @pytest.mark.parametrize("name", ["virtlockd-sock", "virtlockd-admin-sock"])
-def test_where_it_cannot_listen_it_says_so_and_leaves_nothing_behind(
+def test_if_it_cannot_listen_it_says_so_and_leaves_nothing_behind(
     virtlockd: Virtlockd, name: str, background: list[str], tmp_path: Path, run_directory: Path
 ) -> None:
     (run_directory / "libvirt" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a daemon makes, and what is left when it has ended."""
+"""Files and threads of a running daemon, and what is left after its end."""
 
 import signal
 import stat
@@ -12,7 +12,7 @@ from tests.raw_client import AUTOCREATE, RawClient
 
 
 def files_in(directory: Path) -> list[str]:
-    """The names of all that is in a directory but directories."""
+    """Return the names of all files below a directory, sockets included."""
     return sorted(path.name for path in directory.rglob("*") if not path.is_dir())
 
 
@@ -27,7 +27,7 @@ def test_only_its_user_may_reach_the_sockets(daemon: PrivateDaemon) -> None:
 
 
 def test_it_has_one_thread_while_nothing_blocks(daemon: PrivateDaemon) -> None:
-    """A second one would make every system call of the first dearer."""
+    """A second thread would make every system call of the first one slower."""
     with RawClient(daemon) as client:
         assert client.create_lockspace("") is None
         assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1
@@ -35,7 +35,7 @@ def test_it_has_one_thread_while_nothing_blocks(daemon: PrivateDaemon) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_a_signal_ends_it_cleanly(daemon: PrivateDaemon, number: signal.Signals, tmp_path: Path) -> None:
-    """Also while clients are connected and locks are held, which it warns of."""
+    """This holds also while clients are connected and locks are held: the daemon warns of these locks."""
     lease = tmp_path / "lease"
     with RawClient(daemon) as client:
         assert client.acquire(lease, flags=AUTOCREATE) is None
@@ -57,7 +57,7 @@ def test_sighup_ends_nothing(daemon: PrivateDaemon) -> None:
         assert daemon.process.poll() is None
 
 
-def test_what_a_killed_daemon_leaves_hinders_no_other(tmp_path: Path) -> None:
+def test_files_of_a_killed_daemon_do_not_hinder_its_successor(tmp_path: Path) -> None:
     with private_daemon(tmp_path / "daemon") as killed:
         pass
     assert files_in(killed.run_directory) == FILES
@@ -67,7 +67,7 @@ def test_what_a_killed_daemon_leaves_hinders_no_other(tmp_path: Path) -> None:
 
 @pytest.fixture
 def idle_command(tmp_path: Path) -> Path:
-    """virtlockd that ends after a second without clients and locks."""
+    """A command that runs virtlockd so that it ends after one second without clients and locks."""
     command = tmp_path / "virtlockd"
     command.write_text(f'#!/bin/sh\nexec {LOCKD} --timeout=1 "$@"\n')
     command.chmod(0o755)
@@ -75,7 +75,7 @@ def idle_command(tmp_path: Path) -> Path:
 
 
 def test_an_idle_daemon_ends_after_its_timeout(idle_command: Path, tmp_path: Path) -> None:
-    """It is idle without clients and locks: each of them alone keeps it."""
+    """A client alone, or a lock alone, keeps a daemon from being idle."""
     lease = tmp_path / "lease"
     with (
         private_daemon(tmp_path / "connected", idle_command) as connected,
@@ -86,7 +86,7 @@ def test_an_idle_daemon_ends_after_its_timeout(idle_command: Path, tmp_path: Pat
             with RawClient(locked) as client:
                 assert client.acquire(lease, flags=AUTOCREATE) is None
             assert idle.process.wait(15) == 0
-            # Its time was up before the others' would be; give them that of another idle one.
+            # It started its timeout earlier than the other two would. Wait for one more idle daemon.
             with private_daemon(tmp_path / "idle", idle_command) as another:
                 assert another.process.wait(15) == 0
             assert connected.process.poll() is None

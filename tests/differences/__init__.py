@@ -1,4 +1,4 @@
-"""What lockd does otherwise on purpose: what virtlockd does, and what lockd does instead.
+"""Intended differences between lockd and virtlockd: for each, a test of virtlockd and a test of lockd.
 
-docs/compatibility.md has a line for each test.
+docs/compatibility.md has a row for each test of lockd.
 """

@@ -1,4 +1,4 @@
-"""Both daemons in turn, and the disks that they lock."""
+"""Fixtures: lockd and virtlockd, each with a client and a directory for disks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,13 +13,13 @@ from tests.raw_client import RawClient
 
 @pytest.fixture
 def daemons(tmp_path: Path) -> Iterator["Daemons"]:
-    """Starts daemons; virtlockd only where it can run."""
+    """A `Daemons` for the test. It skips the test if virtlockd is needed and cannot run."""
     with ExitStack() as stack:
         yield Daemons(tmp_path, stack)
 
 
 class Daemons:
-    """Starts lockd, or virtlockd, with directories of their own."""
+    """Starts lockd or virtlockd, each with a directory of its own."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self._directory = directory
@@ -40,7 +40,7 @@ class Daemons:
 
 
 class Scene:
-    """A running daemon, a client of it, and a directory for disks."""
+    """A running daemon, a client of that daemon, and a directory for disks."""
 
     def __init__(self, daemon: PrivateDaemon) -> None:
         self.daemon = daemon
@@ -54,7 +54,7 @@ class Scene:
         return path
 
     def leases(self) -> Path:
-        """A lockspace that the daemon has made."""
+        """Have the daemon create a lockspace, and return its directory."""
         path = self.directory / "leases"
         assert self.client.create_lockspace(path) is None
         return path

@@ -1,4 +1,4 @@
-"""Two names of one file: virtlockd grants both, and loses the lock of one when the other is released."""
+"""Two names of one file. virtlockd grants both, and loses the lock of one when the other is released."""
 
 import os
 import stat
@@ -43,7 +43,7 @@ def directory_mounted_twice(scene: Scene, disk: Path) -> Path:
 
 
 def roundabout_path(scene: Scene, disk: Path) -> Path:
-    """Another way to write the path."""
+    """Return another spelling of the path."""
     return disk.parent / ".." / disk.parent.name / disk.name
 
 
@@ -119,7 +119,7 @@ def test_a_held_file_is_deleted_by_none_of_its_names(lockd: Scene) -> None:
 
 
 class LoopDevice:
-    """A block device, and two nodes of it."""
+    """A loop device, with two more device nodes for it."""
 
     def __init__(self, scene: Scene) -> None:
         if os.geteuid() != 0:

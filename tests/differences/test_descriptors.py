@@ -1,4 +1,4 @@
-"""Calls that bring descriptors: no procedure takes any."""
+"""Calls that pass descriptors, although no procedure takes any."""
 
 import os
 import socket
@@ -15,14 +15,14 @@ from tests.raw_client import RawClient
 
 
 def _call_with_a_descriptor(scene: Scene, client: RawClient) -> None:
-    """Call CREATE_LOCKSPACE as libvirt sends descriptors: their number first, then each with a byte of its own."""
+    """Call CREATE_LOCKSPACE with a descriptor, as libvirt does: their number, then each with one byte."""
     payload = pack(">I", 1) + lock.encode_create_lockspace(f"{scene.directory}/leases")
     client.socket.sendall(client.frame(Procedure.CREATE_LOCKSPACE, payload, FrameType.CALL_WITH_FDS))
     with Path(os.devnull).open("rb") as file:
         try:
             socket.send_fds(client.socket, [b"\0"], [file.fileno()])
         except BrokenPipeError:
-            return  # it has hung up already
+            return  # the daemon has closed the connection already
 
 
 def test_virtlockd_takes_descriptors_and_ignores_them(virtlockd: Scene) -> None:

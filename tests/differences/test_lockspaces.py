@@ -1,4 +1,4 @@
-"""Lockspaces whose directory is not, or no longer, there."""
+"""Lockspaces whose directory or lease file is missing, cannot be made, or was replaced."""
 
 import shutil
 
@@ -26,7 +26,9 @@ def test_a_deleted_directory_is_made_again(lockd: Scene) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "/leases"])
-def test_virtlockd_says_that_it_made_a_lockspace_where_it_could_not(virtlockd: Scene, below: str) -> None:
+def test_virtlockd_reports_success_for_a_lockspace_that_it_could_not_make(
+    virtlockd: Scene, below: str
+) -> None:
     path = f"{virtlockd.disk()}{below}"
     assert virtlockd.client.new(path) is None
     refusal = f"internal error: Lockspace for path {path} does not exist"
@@ -38,7 +40,7 @@ def test_a_lockspace_that_cannot_be_made_is_refused(lockd: Scene) -> None:
     refusal = f"internal error: Lockspace location {file} exists, but is not a directory"
     assert lockd.client.new(file) == refusal
     assert lockd.client.new(f"{file}/leases") == f"Unable to create lockspace {file}/leases: Not a directory"
-    # As both do for CREATE_LOCKSPACE, which is what libvirt calls.
+    # CREATE_LOCKSPACE, which libvirt calls, is refused by both daemons.
     assert lockd.client.create_lockspace(file) == refusal
 
 

@@ -1,4 +1,7 @@
-"""Names that lead elsewhere: in a lockspace a resource's name is the name of a file in it, and nothing else."""
+"""Names of resources and lockspaces that lead to unexpected files.
+
+In lockd, the name of a resource in a lockspace has to be the name of a file in its directory.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What is left when an owner's process has died. That it dies before its locks go is in ``tests/trouble``."""
+"""Locks that are left after an owner's death.
+
+``tests/trouble`` tests that an owner dies before its locks end.
+"""
 
 from pathlib import Path
 
@@ -33,28 +36,28 @@ def test_all_holdings_of_a_dead_guest_end(lockd: Scene) -> None:
     wait_until(lambda: locks_on(disk) == [], "the guest's locks end")
 
 
-def _owner_dies_that_another_process_registered(scene: Scene, disk: Path) -> None:
+def _registered_by_another_process_and_dies(scene: Scene, disk: Path) -> None:
     guest = PeerProcess([scene.daemon.socket])
     with RawClient(scene.daemon, guest.pid) as client:
         assert client.acquire(disk) is None
     guest.end()
 
 
-def test_virtlockd_keeps_for_ever_what_was_taken_in_the_name_of_a_dead_process(virtlockd: Scene) -> None:
+def test_virtlockd_keeps_the_locks_of_a_dead_owner_that_another_process_registered(virtlockd: Scene) -> None:
     disk = virtlockd.disk()
-    _owner_dies_that_another_process_registered(virtlockd, disk)
+    _registered_by_another_process_and_dies(virtlockd, disk)
     assert "is locked" in (virtlockd.client.acquire(disk) or "")
     assert locks_on(disk)
 
 
 def test_what_was_taken_in_the_name_of_a_process_ends_with_it(lockd: Scene) -> None:
     disk = lockd.disk()
-    _owner_dies_that_another_process_registered(lockd, disk)
+    _registered_by_another_process_and_dies(lockd, disk)
     wait_until(lambda: locks_on(disk) == [], "the dead process's locks end")
     assert lockd.client.acquire(disk) is None
 
 
-def _owner_dies_that_had_registered_as_another(scene: Scene, disk: Path) -> None:
+def _registers_a_second_time_and_dies(scene: Scene, disk: Path) -> None:
     guest = PeerProcess([scene.daemon.socket])
     client = RawClient(guest.connections[0], guest.pid)
     assert client.acquire(disk) is None
@@ -62,14 +65,16 @@ def _owner_dies_that_had_registered_as_another(scene: Scene, disk: Path) -> None
     guest.end()
 
 
-def test_virtlockd_keeps_for_ever_what_a_dead_process_held_under_its_first_name(virtlockd: Scene) -> None:
+def test_virtlockd_keeps_the_locks_of_a_dead_owner_from_before_its_second_registration(
+    virtlockd: Scene,
+) -> None:
     disk = virtlockd.disk()
-    _owner_dies_that_had_registered_as_another(virtlockd, disk)
+    _registers_a_second_time_and_dies(virtlockd, disk)
     assert "is locked" in (virtlockd.client.acquire(disk) or "")
     assert locks_on(disk)
 
 
 def test_what_a_process_held_ends_with_it_though_it_registered_as_another(lockd: Scene) -> None:
     disk = lockd.disk()
-    _owner_dies_that_had_registered_as_another(lockd, disk)
+    _registers_a_second_time_and_dies(lockd, disk)
     wait_until(lambda: locks_on(disk) == [], "the dead process's locks end")

@@ -1,4 +1,7 @@
-"""Who waits for what others do: in virtlockd everybody, as it has one thread; in lockd who asked for it."""
+"""Calls that have to wait for other processes.
+
+In virtlockd all clients wait, because it has one thread. In lockd only the client waits that made the call.
+"""
 
 import fcntl
 import os
@@ -22,7 +25,10 @@ SOON = 0.5
 
 
 class Lease:
-    """This process's lease on a file, as file servers have (F_SETLEASE in fcntl(2)): opening waits for its end."""
+    """A lease of this process on a file, as file servers have (F_SETLEASE in fcntl(2)).
+
+    An open(2) by another process waits until the lease ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +50,7 @@ class Lease:
 
 @contextmanager
 def waiting_for_a_lease(scene: Scene) -> Iterator[tuple[RawClient, Lease]]:
-    """A client that has asked for a file on which there is a lease."""
+    """Yield a client that has asked for a lock on a file with a lease, and that lease."""
     lease = Lease(scene.disk("leased"))
     try:
         with RawClient(scene.daemon) as client:
@@ -79,12 +85,12 @@ def test_only_who_asks_for_the_file_waits_for_its_lease(lockd: Scene) -> None:
 
 @contextmanager
 def standard_error_that_nobody_reads(directory: Path, program: Path) -> Iterator[RawClient]:
-    """A client of a daemon that is configured to log there, and has as much to say as a pipe takes."""
+    """Yield a client of a daemon that logs to a pipe that nobody reads."""
     pipe = directory / "standard error"
     os.mkfifo(pipe)
     configuration = directory / "virtlockd.conf"
     configuration.write_text('log_outputs = "3:stderr"\n')
-    # Its own --config, the later one, is left out.
+    # The shell drops the --config that private_daemon adds.
     wrapper = ("sh", "-c", f'exec "$1" --config "{configuration}" 2>"{pipe}"', "sh")
     reader = os.open(pipe, os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""Lines: connections that say the same to both daemons."""
+"""Lines: a line is a pair of connections that sends the same data to both daemons."""
 
 from tests.differential.pair import PING, Answer, End, Pair
 from tests.peer_process import PeerProcess
@@ -6,7 +6,7 @@ from tests.waiting import wait_until
 
 
 class Line:
-    """A connection to each daemon, from this process."""
+    """A connection of this process to each daemon."""
 
     is_guest = False
 
@@ -18,25 +18,25 @@ class Line:
         return [End(side.daemon.connect()) for side in self._pair.sides]
 
     def exchange(self, data: bytes, pings: int = 0) -> list[Answer]:
-        """Send data, which has so many PINGs in it, and one more; return both daemons' answers."""
+        """Send data, which contains the given number of PINGs, and one more PING; return both answers."""
         for end in self._ends:
             end.send(data + PING)
         return [end.receive(pings + 1) for end in self._ends]
 
     def say(self, data: bytes) -> None:
-        """Send data that no answer can come to yet."""
+        """Send data without waiting for an answer, as for a part of a frame."""
         for end in self._ends:
             end.send(data)
 
     def close(self) -> None:
-        """End the connections, and return once both daemons have noticed."""
+        """Close the connections, and wait until both daemons have handled that."""
         for end in self._ends:
             end.close()
         self._pair.settle()
 
 
 class GuestLine(Line):
-    """A line from a process of its own: what it has locked ends with it."""
+    """A line of a separate process, whose locks end with it."""
 
     is_guest = True
 
@@ -51,7 +51,7 @@ class GuestLine(Line):
         return self._process.pid
 
     def close(self) -> None:
-        """Kill the process, and return once both daemons have released what it held."""
+        """Kill the process, and wait until both daemons have released its locks."""
         self._process.end()
         self._pair.settle()
         wait_until(lambda: not self._pair.ours_has_locks_of(self.pid), f"lockd ends the locks of {self.pid}")

@@ -1,4 +1,4 @@
-"""lockd and virtlockd side by side, each with a file tree of the same paths, and lines that lead to both."""
+"""lockd and virtlockd side by side. Each has files of its own, under the same paths."""
 
 import dataclasses
 import os
@@ -17,16 +17,16 @@ from lockd.wire.frames import HEADER, FrameType, Status, encode
 from tests.private_daemon import LOCKD, VIRTLOCKD, PrivateDaemon, private_daemon
 
 TREE = "/run/tree"
-"""Where the daemons see their files; each its own, as each has its own /run."""
+"""Where a daemon sees its files. Each daemon has its own, because each has its own /run."""
 
 SLOW_TREE = "/run/slow"
-"""The same on an overlay, which lockd takes for a file system that may block, and serves by worker threads."""
+"""A second tree, on an overlay: lockd treats it as a file system that may block, and uses worker threads."""
 
 PING = encode(keepalive.PROGRAM, keepalive.VERSION, keepalive.Procedure.PING, FrameType.MESSAGE, serial=0)
 
 
 def missing() -> str | None:
-    """Why no pair can be had on this machine, or None where it can."""
+    """Return why this machine cannot run both daemons side by side, or None if it can."""
     if os.geteuid() != 0:
         return "two daemons of the same paths need root, for a mount namespace each"
     if not VIRTLOCKD.exists():
@@ -37,19 +37,19 @@ def missing() -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came back on one end of a line: whole frames, and what followed the last one."""
+    """What one daemon answered: whole frames, and the state of the connection after the last one."""
 
     frames: tuple[bytes, ...]
     then: Literal["open", "closed", "silent"]
 
 
 class Side:
-    """One of the two daemons, and what the kernel and the file system say of it."""
+    """One of the two daemons, with its locks and files as the kernel shows them."""
 
     def __init__(self, daemon: PrivateDaemon) -> None:
         self.daemon = daemon
         self.root = Path(f"/proc/{daemon.pid}/root")
-        """Leads to the files as the daemon sees them."""
+        """The root directory of the daemon's mount namespace."""
 
     def make_trees(self) -> None:
         directory = self.daemon.run_directory
@@ -60,11 +60,11 @@ class Side:
         self.daemon.run_inside("mount", "-t", "overlay", "-o", options, "overlay", SLOW_TREE)
 
     def locks(self) -> list[tuple[str, ...]]:
-        """File, mode and range of every POSIX lock that the daemon holds."""
+        """Return file, mode and range of every POSIX lock that the daemon holds."""
         found = set()
         directory = Path(f"/proc/{self.daemon.pid}")
         for entry in os.listdir(directory / "fd"):
-            # A connection may be closed meanwhile.
+            # A connection may be closed in the meantime.
             with suppress(FileNotFoundError):
                 file = os.readlink(directory / "fd" / entry)
                 for line in (directory / "fdinfo" / entry).read_text().splitlines():
@@ -74,7 +74,7 @@ class Side:
         return sorted(found)
 
     def files(self) -> dict[str, tuple[object, ...]]:
-        """Type, mode, size, links, owner and link target of all that is in the trees."""
+        """Return mode, size, link count, user and link target of each file and directory in the trees."""
         found: dict[str, tuple[object, ...]] = {}
         for top in (TREE, SLOW_TREE):
             for path, directories, files in os.walk(f"{self.root}{top}"):
@@ -82,7 +82,7 @@ class Side:
                     full = f"{path}/{name}"
                     status = os.lstat(full)
                     target = os.readlink(full) if os.path.islink(full) else None
-                    # The size of a directory is the file system's own affair.
+                    # The size of a directory depends on the file system.
                     size = 0 if os.path.isdir(full) else status.st_size
                     found[full.removeprefix(str(self.root))] = (
                         oct(status.st_mode),
@@ -105,7 +105,7 @@ class End:
         try:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
-            return  # what it said before can still be read
+            return  # the daemon's earlier answers can still be read
 
     def receive(self, pongs: int) -> Answer:
         """Return the frames up to the given number of PONGs, the PONGs included."""
@@ -141,7 +141,7 @@ class End:
 
 
 class Pair:
-    """Both daemons: ours first."""
+    """Both daemons: lockd is the first, "ours"."""
 
     def __init__(self, ours: PrivateDaemon, theirs: PrivateDaemon) -> None:
         self.sides = [Side(ours), Side(theirs)]
@@ -149,15 +149,15 @@ class Pair:
             side.make_trees()
 
     def ours_has_locks_of(self, pid: int) -> bool:
-        """Whether lockd still has locks of an owner; on a slow file system a thread has to end them first."""
+        """Return whether lockd has locks of an owner left: on a slow file system a thread ends them later."""
         with StatusConnection.connect(self.sides[0].daemon.admin_socket) as status:
             return any(owner["pid"] == pid for lock in status.locks() for owner in lock["owners"])
 
     def settle(self) -> None:
-        """Return once both have served all that has happened by now.
+        """Wait until both daemons have handled all events of before this call.
 
-        What happened before the first PING is in the same turn of their event loops at the latest, so it has
-        been served before the second.
+        Such an event is handled in the same turn of the event loop as the first PING, or earlier. So it has
+        been handled when the second PING is answered.
         """
         for side in self.sides:
             end = End(side.daemon.connect())
@@ -169,7 +169,7 @@ class Pair:
 
 @contextmanager
 def pair_of_daemons(directory: Path) -> Iterator[Pair]:
-    """Run both daemons in a directory that is made anew."""
+    """Run both daemons in the given directory, which is emptied first."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with ExitStack() as stack:
@@ -179,7 +179,7 @@ def pair_of_daemons(directory: Path) -> Iterator[Pair]:
 
 
 def without_holder(answer: Answer) -> Answer:
-    """Our answer in virtlockd's words: what is busy, but not who holds it."""
+    """Return lockd's answer as virtlockd words it: a busy resource without its holder."""
     return Answer(tuple(map(_without_holder, answer.frames)), answer.then)
 
 

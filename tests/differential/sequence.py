@@ -23,17 +23,17 @@ _HISTORY = 12
 _BATCH_BYTES = 20_000
 
 Outcome: TypeAlias = tuple[int, int, str]
-"""Procedure, error code (0 for success), and the format of the error's message."""
+"""Procedure, error code (0 for success), and the format string of the error's message."""
 
 
 class Difference(AssertionError):
-    """The daemons disagree."""
+    """The daemons behave differently."""
 
 
 class Sequence:
-    """Steps that follow from a seed, and how often each outcome came.
+    """A sequence of random steps that a seed determines; it counts how often each outcome occurred.
 
-    :ivar calls: frames that were sent to each daemon, keepalive's own not counted.
+    :ivar calls: number of frames that were sent to each daemon, without the PINGs that separate the answers.
     """
 
     def __init__(self, pair: Pair, seed: int) -> None:
@@ -51,9 +51,9 @@ class Sequence:
             vocabulary.furnish(side.root)
 
     def run(self, calls: int) -> None:
-        """Go on until so many calls have been made in all.
+        """Make steps until the given number of calls has been made in all.
 
-        :raises Difference: says the seed, the last steps, and both daemons' answers.
+        :raises Difference: the daemons differ; names the seed, the last steps, and both answers.
         """
         while self.calls < calls:
             self._step()
@@ -62,16 +62,16 @@ class Sequence:
                 self.inspect()
 
     def inspect(self) -> None:
-        """Compare the kernel's locks and the files."""
+        """Compare both daemons' locks in the kernel, and their files."""
         for what in ("locks", "files"):
             ours, theirs = (getattr(side, what)() for side in self._pair.sides)
             if ours != theirs:
                 missing = [item for item in _items(theirs) if item not in _items(ours)]
                 excess = [item for item in _items(ours) if item not in _items(theirs)]
-                self._fail(f"{what}: lockd lacks {missing}, and has {excess} besides")
+                self._fail(f"{what}: lockd lacks {missing}, and has {excess} in addition")
 
     def end(self) -> None:
-        """Close all that is open."""
+        """Close all lines and files."""
         for line in self._lines:
             line.close()
         for fds in self._locked_outside.values():
@@ -120,7 +120,7 @@ class Sequence:
         self._lines.remove(line)
 
     def _end_badly(self) -> None:
-        """Send what costs a client its connection: not a guest, which both daemons kill for that."""
+        """Send data for which a daemon closes the connection. Not as a guest: both daemons would kill it."""
         plain = [line for line in self._lines if not line.is_guest]
         if plain:
             line = self._random.choice(plain)
@@ -130,8 +130,9 @@ class Sequence:
 
     def _call(self, line: Line) -> bytes:
         words = self._words
-        # What lockd does otherwise on purpose when a guest dies: it ends all its holdings, also those that it had
-        # two of on one resource, or had registered for under another name.
+        # When a guest dies, lockd ends all its holdings. On purpose this includes two cases that virtlockd
+        # misses: two holdings on one resource, and holdings from before a second registration. A guest makes
+        # neither here.
         weighted = [
             (partial(words.acquire, shared=not line.is_guest), 36),
             (words.release, 30),
@@ -150,14 +151,14 @@ class Sequence:
         return frame
 
     def _calls(self, line: Line, number: int) -> list[bytes]:
-        """Return calls to send at once; no more than a socket takes, as nobody reads the answers meanwhile."""
+        """Return calls to send at once: no more than a socket takes, because no answer is read yet."""
         calls: list[bytes] = []
         while len(calls) < number and sum(map(len, calls)) < _BATCH_BYTES:
             calls.append(self._call(line))
         return calls
 
     def _in_two_halves(self) -> None:
-        """Send one half of a frame, let another line call, and then send the rest."""
+        """Send a part of a frame on one line, make a call on another line, and then send the rest."""
         plain = [line for line in self._lines if not line.is_guest]
         if len(plain) < 2:
             return
@@ -241,7 +242,7 @@ def _outcome(frame: bytes) -> Outcome:
 
 
 def _contrast(ours: Answer, theirs: Answer) -> str:
-    """Say where two answers differ first."""
+    """Describe the first difference between two answers."""
     pairs = enumerate(zip_longest([*ours.frames, ours.then], [*theirs.frames, theirs.then]), 1)
     number, (our, their) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     return f"frame {number} of lockd's answer, or what followed:\n  {our!r:.700}\nand virtlockd's:\n  {their!r:.700}"

@@ -1,4 +1,4 @@
-"""As many random calls to both daemons as one likes: python -m tests.differential.soak CALLS [SEED]."""
+"""Make any number of random calls to both daemons: python -m tests.differential.soak CALLS [SEED]."""
 
 import random
 import sys
@@ -13,7 +13,7 @@ _CALLS_BETWEEN_REPORTS = 50_000
 
 
 def main() -> None:
-    """Run until a difference or the given number of calls, and say how often each outcome came."""
+    """Make the given number of calls, or stop at a difference; print how often each outcome occurred."""
     if reason := missing():
         sys.exit(reason)
     calls = int(sys.argv[1])

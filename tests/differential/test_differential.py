@@ -1,4 +1,4 @@
-"""20,000 random calls to both daemons. `make soak CALLS=1000000 SEED=1` makes more of them."""
+"""Make 20,000 random calls to both daemons. `make soak CALLS=1000000 SEED=1` makes more."""
 
 import random
 from pathlib import Path

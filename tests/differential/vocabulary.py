@@ -1,8 +1,8 @@
-"""What random calls are made of: owners, lockspaces, names, and calls that nobody should send.
+"""The parts of random calls: owners, lockspaces, names, and malformed calls.
 
-Only what both daemons are to answer alike. What lockd answers otherwise on purpose is in ``test_differences``:
-so no two names here lead to one file, no name in a directory lockspace has a slash, and nobody removes a
-lockspace's directory.
+These are only calls that both daemons have to answer alike. Intended differences are in
+``tests/differences``. Therefore no two names here lead to one file, no name in a directory lockspace has a
+slash, and the directory of a lockspace is never removed.
 """
 
 import os
@@ -18,7 +18,7 @@ from lockd.wire.lock import Owner, Procedure
 from tests.differential.pair import SLOW_TREE, TREE
 
 OWNER_PIDS = (4_000_001, 4_000_002, 4_000_003, 4_000_004, 0, 2**31 + 5, 2**32 - 1)
-"""No processes: above the largest pid there can be. Both daemons kill an owner that drops its connection."""
+"""Pids that no process has: both daemons kill an owner that drops its connection."""
 
 _LOCKSPACES = [
     f"{TREE}/leases",
@@ -87,7 +87,7 @@ _NAMES_MISSING = ["", "0", "nothing"]
 
 
 def furnish(root: Path) -> None:
-    """Make what the trees begin with."""
+    """Create the initial content of the trees."""
     tree, slow = Path(f"{root}{TREE}"), Path(f"{root}{SLOW_TREE}")
     for directory in (tree / "images", tree / "made", tree / "target", slow / "images", slow / "made"):
         directory.mkdir()
@@ -116,7 +116,7 @@ FILES_LOCKED_BY_OTHERS = [*_IMAGES[2:], *_AUTOCREATED[:3], f"{TREE}/leases/1", f
 
 
 class Vocabulary:
-    """Makes frames, as the random numbers have it."""
+    """Makes random frames."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -139,7 +139,7 @@ class Vocabulary:
         return self.call(Procedure.RESTRICT, lock.encode_flags(self._flags()))
 
     def new(self) -> bytes:
-        # Of a path that cannot be a lockspace virtlockd says that it has made one.
+        # No impossible lockspaces: virtlockd claims that it has made them.
         path = self._random.choice([*_LOCKSPACES, ""])
         return self.call(Procedure.NEW, lock.encode_lockspace(path, self._flags()))
 
@@ -153,7 +153,7 @@ class Vocabulary:
     def create_resource(self) -> bytes:
         path, name = self._random.choice((self._lease, self._image, self._autocreated))()
         while path == "" and name.endswith("fifo"):
-            # Both would wait for somebody to read from it.
+            # Both daemons would wait until a process opens the FIFO for reading.
             path, name = self._image()
         return self.call(Procedure.CREATE_RESOURCE, lock.encode_resource(path, name, self._flags()))
 
@@ -176,7 +176,7 @@ class Vocabulary:
         return self.call(Procedure.RELEASE_RESOURCE, lock.encode_resource(path, name, self._flags()))
 
     def malformed(self) -> bytes:
-        """A known procedure, whose arguments are cut off, or have a few bytes changed."""
+        """Return a call of a known procedure with arguments that are cut off or changed."""
         random = self._random
         payload = lock.encode_resource("/proc/unknown", random.choice(_LEASES), random.choice((0, 8)))
         procedure = random.choice(list(Procedure))
@@ -197,7 +197,7 @@ class Vocabulary:
         return self.call(procedure, payload)
 
     def stray(self) -> bytes:
-        """A frame that is no call of the lock program."""
+        """Return a frame that is not a valid call of the lock program."""
         random = self._random
         odd = (0, 9, 10, 99, 2**31, 2**32 - 1)
         program, version, procedure, kind, status = lock.PROGRAM, 1, random.randrange(1, 9), 0, 0
@@ -214,19 +214,19 @@ class Vocabulary:
             case 4:
                 kind = random.choice((1, 2, 3, 5, 6, 7, *odd[1:]))
             case 5:
-                # Calls with descriptors begin with their number: none.
+                # A call with descriptors begins with their number, here 0.
                 kind = 4
                 payload = bytes(4) + payload
         self._serial += 1
         return encode(program, version, procedure, kind, self._serial, status, payload)
 
     def keepalive(self) -> bytes:
-        """A keepalive message that is not answered."""
+        """Return a keepalive message that gets no answer."""
         version, procedure = self._random.choice(((1, 2), (1, 3), (1, 0), (2, 1), (0, 1)))
         return encode(keepalive.PROGRAM, version, procedure, FrameType.MESSAGE, 0)
 
     def last_words(self) -> bytes:
-        """What costs a client its connection."""
+        """Return data for which a daemon closes the connection."""
         random = self._random
         if random.random() < 0.5:
             length = random.choice((0, 1, 4, 27, 33554437, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1))

@@ -1,1 +1,1 @@
-"""Live upgrades: nothing may be lost, whatever goes wrong."""
+"""Live upgrades: no lock, client or call may be lost, whatever goes wrong."""

@@ -1,4 +1,4 @@
-"""A daemon whose program can be replaced, and its clients."""
+"""Fixtures: a daemon whose program can be replaced, and guests and disks for it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -47,6 +47,6 @@ def make_disk(tmp_path: Path) -> MakeDisk:
 
 @pytest.fixture
 def state_file(daemon: PrivateDaemon) -> Path:
-    """Where the daemon leaves its state to the next program."""
+    """The file in which the daemon leaves its state for the next program."""
     directory = daemon.run_directory if os.geteuid() == 0 else daemon.socket.parent
     return directory / "virtlockd-restart-exec.json"

@@ -1,6 +1,6 @@
-"""As many processes as there are guests on a large host: crowd_process.py COUNT prints their pids, and keeps them.
+"""Start as many processes as a large host has guests: crowd_process.py COUNT.
 
-They end when standard input does.
+It prints their pids. The processes end when standard input ends.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Make the crowd."""
+    """Start the processes."""
     prctl = ctypes.CDLL(None).prctl
     pids = []
     for _ in range(int(sys.argv[1])):

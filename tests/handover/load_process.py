@@ -1,7 +1,8 @@
-"""A client under load: calls without pause, each answer checked.
+"""A client that makes calls without pause and checks each answer.
 
-Usage: load_process.py SOCKET DIRECTORY. It keeps one lock all the time, says "ready", and calls until its standard
-input ends. Then it says, in JSON, how many calls it has made and how many seconds the long ones have taken.
+Usage: load_process.py SOCKET DIRECTORY. It keeps one lock all the time, prints "ready", and makes calls until
+a line comes on its standard input. Then it prints, in JSON, the number of its calls and the duration of each
+long call in seconds.
 """
 
 import json
@@ -23,7 +24,7 @@ LONG = 0.02  # seconds
 
 
 class Client:
-    """A connection whose calls are numbered, so that an answer that is missing or too many is seen."""
+    """A connection with numbered calls, so that a missing answer or a surplus one is noticed."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -35,7 +36,7 @@ class Client:
         self.waits: list[float] = []
 
     def call(self, *calls: tuple[Procedure, bytes]) -> None:
-        """Make calls, all at once; each must be granted, in order."""
+        """Send calls, all at once; each has to succeed, and the answers have to come in order."""
         serials = range(self._serial, self._serial + len(calls))
         self._serial += len(calls)
         begun = time.monotonic()
@@ -65,12 +66,12 @@ class Client:
         return frame
 
     def has_more(self) -> bool:
-        """Whether an answer came that nobody asked for."""
+        """Return whether there is an answer that belongs to no call."""
         return bool(select.select([self._socket], [], [], 0.1)[0])
 
 
 def main() -> None:
-    """Call until nobody wants any more calls."""
+    """Make calls until a line comes on standard input."""
     path, directory = sys.argv[1], Path(sys.argv[2])
     client = Client(path)
     lockspace = str(directory.parent / "leases")
@@ -104,9 +105,9 @@ def main() -> None:
             )
         )
     if client.has_more():
-        sys.exit("an answer came that nobody asked for")
+        sys.exit("an answer came that belongs to no call")
     print(json.dumps({"calls": client.calls, "waits": client.waits}), flush=True)
-    # The locks are looked at before this process, and with it they, go.
+    # Keep the locks until the test has looked at them: they end with this process.
     sys.stdin.read()
 
 

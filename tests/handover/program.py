@@ -15,7 +15,7 @@ PING = frames.encode(
     keepalive.PROGRAM, keepalive.VERSION, keepalive.Procedure.PING, frames.FrameType.MESSAGE, 0
 )
 
-# Between the program that has saved its state and the one that adopts it; to the kernel, all are one process.
+# A program that runs between the one that saves its state and the one that adopts it, in the same process.
 _BETWEEN = """\
 #!{python}
 import json, os, sys
@@ -36,14 +36,14 @@ os.execv({lockd!r}, sys.argv)
 
 
 class Program:
-    """A place for a lock daemon's executable. What is put there replaces what was there at once."""
+    """The path of a lock daemon's executable. Installing a program there replaces the old one atomically."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
         self.path = directory / "virtlockd"
 
     def install(self, name: str) -> None:
-        """Put lockd or virtlockd there."""
+        """Install lockd or virtlockd."""
         shutil.copy2(PROGRAMS[name], self._draft)
         self._draft.rename(self.path)
 
@@ -53,9 +53,10 @@ class Program:
         self._draft.rename(self.path)
 
     def install_lockd_after(self, code: str) -> None:
-        """Put a lockd there that finds what `code` has made of the state and of its descriptors.
+        """Install lockd, behind Python code that may first change the saved state and the descriptors.
 
-        The code knows parts of the `state` as `extra`, `resources` (the direct lockspace's) and `server`.
+        In the code, `state` is the whole state; `extra`, `resources` (of the direct lockspace) and `server`
+        are parts of it.
         """
         self.install_script(_BETWEEN.format(python=sys.executable, code=code, lockd=str(LOCKD)))
 
@@ -65,27 +66,27 @@ class Program:
 
 
 def upgrade(daemon: PrivateDaemon) -> None:
-    """Have the daemon replace its program; returns once the next one serves."""
+    """Have the daemon replace its program, and wait until the next program serves."""
     replace_program(daemon)
     assert answers(daemon)
 
 
 def replace_program(daemon: PrivateDaemon) -> None:
-    """Have the daemon replace its program; returns once the next one runs."""
+    """Have the daemon replace its program, and wait until the next program runs."""
     image = daemon.running_image()
     daemon.signal(signal.SIGUSR1)
     wait_until(lambda: daemon.running_image() not in {image, b""}, "the daemon has replaced its program")
 
 
 def answers(daemon: PrivateDaemon) -> bool:
-    """Whether a ping is answered; waits for it."""
+    """Send a ping and wait for the answer; return whether it came."""
     with daemon.connect() as connection:
         connection.sendall(PING)
         return connection.recv(100) == keepalive.PONG
 
 
 def upgrade_to_new_sockets(daemon: PrivateDaemon) -> None:
-    """Have the daemon replace its program, which loses the listening sockets."""
+    """Have the daemon replace its program by one that has to make new listening sockets; wait for these."""
     old = daemon.socket.with_name("old-sock")
     daemon.socket.rename(old)
     daemon.signal(signal.SIGUSR1)
@@ -94,12 +95,12 @@ def upgrade_to_new_sockets(daemon: PrivateDaemon) -> None:
 
 
 def said(daemon: PrivateDaemon) -> str:
-    """All that the daemon has logged."""
+    """Return all that the daemon has logged."""
     return daemon.output() + (daemon.log.read_text(errors="replace") if daemon.log.exists() else "")
 
 
 def refused_upgrade(daemon: PrivateDaemon) -> str:
-    """Tell the daemon to replace its program, which it does not; returns what it logs of that."""
+    """Tell the daemon to replace its program, which it has to refuse; return what it logs about that."""
     before = len(said(daemon))
     image = daemon.running_image()
     daemon.signal(signal.SIGUSR1)

@@ -1,6 +1,6 @@
-"""Whatever is wrong with what the next program finds: each lock that can be kept is kept, and the others are named.
+"""The next program finds a state, locks or descriptors that are wrong, and the old program is gone already.
 
-The program before has gone; there is no way back.
+It keeps each lock that can be kept, and names the others.
 """
 
 import os
@@ -26,7 +26,7 @@ def doubts(daemon: PrivateDaemon) -> dict[str, str]:
 
 
 def lockctl_status(daemon: PrivateDaemon) -> subprocess.CompletedProcess[str]:
-    """What lockctl status says, beside the daemon."""
+    """Run lockctl status on the daemon's host."""
     inside = ["nsenter", "--target", str(daemon.pid), "--mount", "--"] if os.geteuid() == 0 else []
     return subprocess.run(
         [*inside, str(LOCKD.with_name("lockctl")), "status"],
@@ -38,14 +38,14 @@ def lockctl_status(daemon: PrivateDaemon) -> subprocess.CompletedProcess[str]:
 
 
 def logged_of(path: Path, daemon: PrivateDaemon) -> str:
-    """Wait for the daemon to have logged what is wrong with a lock, and return that."""
+    """Wait until the daemon has logged what is wrong with a lock, and return that."""
     start = f"{path} was taken over, but "
     wait_until(lambda: start in said(daemon), "the lock is in doubt")
     return said(daemon).partition(start)[2].splitlines()[0]
 
 
 class Guests:
-    """Two guests with a lock each. What is to be spoilt is the first one's; the second one is to keep all."""
+    """Two guests with a lock each. A test spoils the state of the first; the second has to keep its lock."""
 
     def __init__(self, daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
         self.daemon = daemon
@@ -66,7 +66,7 @@ def guests(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) ->
     return Guests(daemon, make_guest, make_disk)
 
 
-def test_a_lock_that_the_kernel_does_not_have_any_more(
+def test_a_lock_that_the_kernel_has_lost_is_taken_again(
     daemon: PrivateDaemon, program: Program, guests: Guests
 ) -> None:
     program.install_lockd_after("os.close(os.dup(resources[0]['fd']))")
@@ -90,7 +90,7 @@ def test_a_lock_that_the_kernel_does_not_have_any_more(
         ("os.close(resources[0]['fd'])", "could not be taken over: Busy: Lockspace resource"),
     ],
 )
-def test_a_lock_that_another_process_has_got_meanwhile(
+def test_a_lock_that_another_process_has_taken_is_reported_as_lost(
     daemon: PrivateDaemon, program: Program, guests: Guests, tmp_path: Path, code: str, word: str
 ) -> None:
     lost, go_on = tmp_path / "lost", tmp_path / "go-on"
@@ -112,7 +112,7 @@ def test_a_lock_that_another_process_has_got_meanwhile(
         assert locks_on(guests.disk) == [KernelLock("WRITE", os.getpid())]
 
 
-def test_a_file_that_was_replaced(daemon: PrivateDaemon, guests: Guests) -> None:
+def test_the_lock_of_a_replaced_file_is_in_doubt(daemon: PrivateDaemon, guests: Guests) -> None:
     guests.disk.rename(guests.disk.with_name("moved"))
     guests.disk.touch()
     upgrade(daemon)
@@ -129,10 +129,10 @@ def test_a_file_that_was_replaced(daemon: PrivateDaemon, guests: Guests) -> None
         "a, b = os.pipe(); os.dup2(a, resources[0]['fd'])",
     ],
 )
-def test_a_descriptor_that_is_gone(
+def test_a_lock_whose_descriptor_is_gone_is_taken_again(
     daemon: PrivateDaemon, program: Program, guests: Guests, code: str
 ) -> None:
-    """Its owner goes on writing, so it gets the lock again if nobody has taken it."""
+    """The owner may still write, so the daemon takes the lock again if it is free."""
     program.install_lockd_after(code)
     upgrade(daemon)
     assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
@@ -177,7 +177,7 @@ def test_a_descriptor_that_is_gone(
         "extra.clear(); extra['process'] = kept",
     ],
 )
-def test_a_part_of_the_state_that_cannot_be_read(
+def test_an_unreadable_part_of_the_state_does_not_cost_other_locks(
     daemon: PrivateDaemon, program: Program, guests: Guests, code: str
 ) -> None:
     program.install_lockd_after(f"kept = extra['process']\n{code}")
@@ -196,10 +196,13 @@ def test_a_part_of_the_state_that_cannot_be_read(
         "os.dup2(0, server['services'][0]['socks'][0]['fd'])",
     ],
 )
-def test_a_listening_socket_that_is_lost(
+def test_a_lost_listening_socket_is_made_again(
     daemon: PrivateDaemon, program: Program, guests: Guests, code: str
 ) -> None:
-    """The daemon listens anew. Who was about to connect is told so, and does not wait for ever."""
+    """The daemon makes new sockets.
+
+    A client that was about to connect gets an error, and does not wait for ever.
+    """
     program.install_lockd_after(code)
     upgrade_to_new_sockets(daemon)
     guests.spared_is_served()
@@ -211,20 +214,22 @@ def test_a_listening_socket_that_is_lost(
 @pytest.mark.parametrize(
     "text", ["max_clients = many\n", "=\n", "log_outputs = nonsense\n", 'log_filters = "x"\n']
 )
-def test_a_configuration_that_is_broken(daemon: PrivateDaemon, guests: Guests, text: str) -> None:
+def test_a_broken_configuration_is_replaced_by_the_default(
+    daemon: PrivateDaemon, guests: Guests, text: str
+) -> None:
     (daemon.directory / "virtlockd.conf").write_text(text)
     upgrade(daemon)
     guests.spared_is_served()
     assert "the daemon goes on with the default configuration" in said(daemon)
 
 
-def test_a_configuration_that_is_gone(daemon: PrivateDaemon, guests: Guests) -> None:
+def test_a_missing_configuration_does_not_stop_an_upgrade(daemon: PrivateDaemon, guests: Guests) -> None:
     (daemon.directory / "virtlockd.conf").unlink()
     upgrade(daemon)
     guests.spared_is_served()
 
 
-# A state that is somebody else's is never used. All that the next program finds of the one before is in it.
+# The state of another process is never used. These programs write one before the daemon starts.
 
 _AT_START = """
 import json, os, socket, sys
@@ -245,9 +250,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 @pytest.mark.parametrize(
     "code",
     [
-        # Left by a virtlockd of the same pid, at another time.
+        # Left by an earlier virtlockd with the same pid.
         "path.write_text(json.dumps(state))",
-        # Left by a lockd of the same pid, at another time.
+        # Left by an earlier lockd with the same pid.
         "path.write_text(json.dumps({**state, 'lockd': {'process': 'other'}}))",
         "path.write_text(json.dumps({**state, 'lockd': {}}))",
         "state['magic'] = '1'; path.write_text(json.dumps(state))",
@@ -259,7 +264,7 @@ os.execv(sys.argv[2], sys.argv[2:])
         "os.mkfifo(path)",
     ],
 )
-def test_a_state_that_another_process_left(tmp_path: Path, disk: Path, code: str) -> None:
+def test_a_state_of_another_process_is_not_used(tmp_path: Path, disk: Path, code: str) -> None:
     wrapper = [sys.executable, "-c", _AT_START.format(code=code), str(disk)]
     with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, Guest(daemon.socket) as guest:
         assert answers(daemon)
@@ -272,7 +277,7 @@ def disk(make_disk: MakeDisk) -> Path:
     return make_disk()
 
 
-# The state that the process itself has left, but not as itself: it must not be used either.
+# The process has written this state itself, but the file was tampered with: it must not be used either.
 @pytest.mark.parametrize(
     "code",
     [
@@ -280,7 +285,7 @@ def disk(make_disk: MakeDisk) -> Path:
         "os.chown(path, 1, 1); os.execv(lockd, sys.argv)",
     ],
 )
-def test_a_state_that_is_a_link_or_anothers(
+def test_a_state_file_that_is_a_link_or_of_another_user_is_not_used(
     daemon: PrivateDaemon, program: Program, guests: Guests, code: str
 ) -> None:
     if os.geteuid() != 0:
@@ -289,7 +294,7 @@ def test_a_state_that_is_a_link_or_anothers(
     upgrade_to_new_sockets(daemon)
     with StatusConnection.connect(daemon.admin_socket) as status:
         assert list(status.locks()) == []
-    # Nobody knows whose it is: until the daemon ends the lock is as it was, and nobody else gets it.
+    # The owners of the locks are unknown: each lock stays until the daemon ends, and nobody else gets it.
     with Guest(daemon.socket) as another:
         for disk in (guests.disk, guests.other_disk):
             with pytest.raises(Refused, match="is locked by a daemon before this one, whose state is lost"):

@@ -1,4 +1,4 @@
-"""Live upgrades of a large host: 900 guests with ten disks each."""
+"""Live upgrades on a large host: 900 guests with ten disks each."""
 
 import select
 import socket
@@ -31,7 +31,7 @@ LOST = float("inf")  # the wait for an answer that never comes
 
 @contextmanager
 def crowd(count: int) -> Iterator[list[int]]:
-    """The pids of so many processes."""
+    """Start the given number of processes and yield their pids."""
     program = [sys.executable, "-IS", str(Path(__file__).with_name("crowd_process.py")), str(count)]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def connect_all(daemon: PrivateDaemon, pids: list[int], disks: Path) -> list[soc
             calls.append(call(disk, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(path))))
         calls.append(call(0, Procedure.RESTRICT, lock.encode_flags()))
         for one in calls:
-            # virtlockd answers one call after the other, and reads no further ones meanwhile.
+            # virtlockd reads no further call before it has answered the last one.
             connection.sendall(one)
             assert read_replies(connection, 1)[0].status == 0
         connections.append(connection)
@@ -60,13 +60,13 @@ def connect_all(daemon: PrivateDaemon, pids: list[int], disks: Path) -> list[soc
 
 
 def held_locks(daemon: PrivateDaemon) -> int:
-    """How many locks the kernel has for the daemon, but for the one on the pid file."""
+    """Return how many locks the daemon has in the kernel, except the lock on its pid file."""
     lines = Path("/proc/locks").read_text().splitlines()
     return sum(f" {daemon.pid} " in line for line in lines) - 1
 
 
 def readable(connections: list[socket.socket], seconds: float = 0) -> bool:
-    """Whether any of them can be read from; select(2) does not take so many."""
+    """Return whether any of the connections can be read from. select(2) cannot take so many."""
     poll = select.poll()
     for connection in connections:
         poll.register(connection, select.POLLIN)
@@ -74,7 +74,7 @@ def readable(connections: list[socket.socket], seconds: float = 0) -> bool:
 
 
 class Bystander:
-    """Makes calls without pause, and remembers the longest wait."""
+    """A client that makes calls without pause, and measures the longest wait for an answer, in seconds."""
 
     def __init__(self, guest: Guest, disk: Path) -> None:
         self._guest = guest
@@ -93,7 +93,7 @@ class Bystander:
         self._thread.join()
 
     def is_served(self) -> None:
-        """Return once a call was answered that was made after this one."""
+        """Wait until the daemon has answered a call that was sent after this method was called."""
         served = self._calls
         wait_until(lambda: self._calls > served + 1 or self.longest == LOST, "the next program serves")
 
@@ -102,7 +102,7 @@ class Bystander:
             begun = time.monotonic()
             self._guest.send_acquire(self._disk)
             if not readable([self._guest.connection], PATIENCE):
-                # virtlockd never answers a call that was under way.
+                # virtlockd never answers a call that came just before it replaced itself.
                 self.longest = LOST
                 return
             self._guest.reply()
@@ -113,7 +113,7 @@ class Bystander:
 
 
 @pytest.mark.parametrize("name", ["virtlockd", "lockd"])
-def test_nine_hundred_guests_with_ten_disks_each(
+def test_upgrades_keep_the_locks_of_900_guests_with_ten_disks_each(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if name == "virtlockd" and not VIRTLOCKD.exists():
@@ -132,7 +132,7 @@ def test_nine_hundred_guests_with_ten_disks_each(
                 replace_program(daemon)
                 bystander.is_served()
             pauses.append(bystander.longest)
-            # The list may lack a line while others' locks come and go.
+            # /proc/locks may lack a line while other processes lock and unlock.
             wait_until(lambda: held_locks(daemon) == GUESTS * DISKS, "all locks are listed")
         assert not readable(connections)
         for connection in connections:

@@ -1,4 +1,4 @@
-"""What an upgrade keeps: everything that a client, an administrator or the kernel could notice."""
+"""A live upgrade keeps everything that a client, an administrator or the kernel could notice."""
 
 import os
 import select
@@ -47,7 +47,9 @@ def read_replies(connection: socket.socket, count: int) -> list[frames.Frame]:
     return replies
 
 
-def test_locks_owners_and_modes(daemon: PrivateDaemon, make_guest: MakeGuest, tmp_path: Path) -> None:
+def test_locks_owners_and_modes_are_kept(
+    daemon: PrivateDaemon, make_guest: MakeGuest, tmp_path: Path
+) -> None:
     exclusive, shared, lockspace = tmp_path / "exclusive", tmp_path / "shared", tmp_path / "leases"
     exclusive.touch()
     shared.touch()
@@ -79,7 +81,7 @@ def test_locks_owners_and_modes(daemon: PrivateDaemon, make_guest: MakeGuest, tm
     wait_until(lambda: locks_on(exclusive) == [], "the dead guest's lock is released")
 
 
-def test_half_a_frame(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
+def test_half_a_frame_is_kept(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
     disk = make_disk()
     acquire = call(7, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)))
     guests = {cut: make_guest() for cut in (1, 3, 4, 27, 28, 29, len(acquire) - 1)}
@@ -96,10 +98,13 @@ def test_half_a_frame(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: M
 
 
 @pytest.mark.parametrize("sent", ["half", "whole"])
-def test_a_frame_larger_than_what_is_kept_of_it(
+def test_the_end_of_a_large_frame_is_still_dropped_after_an_upgrade(
     daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk, sent: str
 ) -> None:
-    """Its end is dropped as it arrives: the next process has to know how much of it is to come."""
+    """The daemon drops the end of a large frame.
+
+    The next program has to know how much of it is still to come.
+    """
     guest, disk = make_guest(), make_disk()
     large = call(1, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)) + bytes(10_000_000))
     cut = 5_000_000 if sent == "half" else len(large)
@@ -112,10 +117,10 @@ def test_a_frame_larger_than_what_is_kept_of_it(
     assert [(reply.serial, reply.status) for reply in replies] == [(1, 0), (2, 0)]
 
 
-def test_calls_at_once_whose_replies_nobody_reads(
+def test_calls_whose_replies_are_not_read_are_kept(
     daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
-    """Each is answered once and in order; a large frame stands among those that wait."""
+    """Each call is answered once and in order; one of the waiting calls is a large frame."""
     guest, disk = make_guest(), make_disk()
     guest.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     guest.connection.setblocking(False)
@@ -133,7 +138,7 @@ def test_calls_at_once_whose_replies_nobody_reads(
         if unsent and select.select([], [guest.connection], [], 0.1)[1]:
             unsent = unsent[guest.connection.send(unsent) :]
             continue
-        # The daemon reads no more: it is full of replies that wait.
+        # The daemon reads no more calls, because too many replies wait in it.
         if upgrades < 5:
             upgrade(daemon)
             upgrades += 1
@@ -149,7 +154,7 @@ def test_calls_at_once_whose_replies_nobody_reads(
     assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
 
 
-def test_clients_that_have_not_registered_or_have_been_restricted(
+def test_clients_stay_unregistered_or_restricted(
     daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
     disk, restricted = make_disk(), make_guest()
@@ -164,7 +169,7 @@ def test_clients_that_have_not_registered_or_have_been_restricted(
         restricted.release(disk)
 
 
-def test_an_owner_that_is_being_killed(
+def test_the_fencing_of_an_owner_goes_on(
     daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
     guest, disk = make_guest(), make_disk()
@@ -183,7 +188,7 @@ def test_an_owner_that_is_being_killed(
     wait_until(lambda: locks_on(disk) == [], "the killed guest's lock is released")
 
 
-def test_an_owner_that_dies_during_the_upgrade(
+def test_an_owner_that_dies_during_the_upgrade_loses_its_lock(
     daemon: PrivateDaemon, program: Program, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
     guest, survivor, disk, other = make_guest(), make_guest(), make_disk(), make_disk()
@@ -199,7 +204,9 @@ def test_an_owner_that_dies_during_the_upgrade(
     assert locks_on(other) == [KernelLock("WRITE", daemon.pid)]
 
 
-def test_client_numbers_and_times(daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk) -> None:
+def test_status_shows_the_same_locks_after_an_upgrade(
+    daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
+) -> None:
     guest, disk = make_guest(), make_disk()
     guest.acquire(disk)
 
@@ -213,7 +220,7 @@ def test_client_numbers_and_times(daemon: PrivateDaemon, make_guest: MakeGuest, 
     assert [{**lock, "number": 0} for lock in before] == [{**lock, "number": 0} for lock in after]
 
 
-def test_a_connection_to_the_admin_socket(daemon: PrivateDaemon) -> None:
+def test_a_connection_to_the_admin_socket_is_kept(daemon: PrivateDaemon) -> None:
     with StatusConnection.connect(daemon.admin_socket) as status:
         pid = status.daemon()["pid"]
         upgrade(daemon)
@@ -236,7 +243,7 @@ def test_new_settings_are_read(tmp_path: Path, program: Program) -> None:
             read_replies(second, 1)
 
 
-def test_what_virt_admin_has_set(daemon: PrivateDaemon) -> None:
+def test_settings_of_virt_admin_are_kept(daemon: PrivateDaemon) -> None:
     if os.geteuid() != 0 or shutil.which("virt-admin") is None:
         pytest.skip("virt-admin, on a private /run, needs root")
     inside = ["nsenter", "--target", str(daemon.pid), "--mount", "--"]
@@ -271,7 +278,7 @@ def test_what_virt_admin_has_set(daemon: PrivateDaemon) -> None:
 def test_the_files_of_the_old_version_are_not_needed_any_more(
     daemon: PrivateDaemon, program: Program, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
-    """A new version of Python, or of lockd, may have replaced them: nothing may be loaded late."""
+    """A new version of Python or lockd may have replaced these files: the daemon may import nothing late."""
     guest, disk = make_guest(), make_disk()
     guest.acquire(disk)
     hidden = [os.path.dirname(os.__file__), str(Path(lockd.__file__).parent), str(Path(trio.__file__).parent)]
@@ -286,8 +293,8 @@ def test_the_files_of_the_old_version_are_not_needed_any_more(
     guest.release(disk)
 
 
-def test_the_idle_time(tmp_path: Path, program: Program) -> None:
-    """Upgrades do not keep a daemon alive that nobody needs."""
+def test_the_idle_time_is_kept(tmp_path: Path, program: Program) -> None:
+    """An idle daemon ends after its timeout, even if it is upgraded in the meantime."""
     wrapper = ["sh", "-c", 'exec "$@" --timeout=5', "sh"]
     with private_daemon(tmp_path / "daemon", program.path, wrapper=wrapper) as daemon:
         pidfd = os.pidfd_open(daemon.pid)
@@ -300,7 +307,7 @@ def test_the_idle_time(tmp_path: Path, program: Program) -> None:
         assert daemon.process.wait() == 0
 
 
-def test_a_pid_file_that_is_locked(daemon: PrivateDaemon, tmp_path: Path) -> None:
+def test_the_pid_file_stays_locked(daemon: PrivateDaemon, tmp_path: Path) -> None:
     pid_file = daemon.run_directory / "virtlockd.pid"
     if os.geteuid() != 0:
         pid_file = daemon.socket.parent / "virtlockd.pid"
@@ -310,10 +317,10 @@ def test_a_pid_file_that_is_locked(daemon: PrivateDaemon, tmp_path: Path) -> Non
         assert pid_file.read_text().strip() == str(daemon.pid)
 
 
-def test_signals_in_quick_succession(
+def test_signals_in_quick_succession_do_no_harm(
     daemon: PrivateDaemon, make_guest: MakeGuest, make_disk: MakeDisk
 ) -> None:
-    """From the exec until the next program handles them, too."""
+    """Signals may come also between the exec and the moment when the next program handles them."""
     guest, disk = make_guest(), make_disk()
     guest.acquire(disk)
     image = daemon.running_image()
@@ -348,16 +355,16 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 @pytest.mark.parametrize("activated", [False, True])
-def test_the_sockets_are_removed_only_by_who_made_them(
+def test_a_daemon_removes_only_sockets_that_it_has_made(
     tmp_path: Path, program: Program, activated: bool
 ) -> None:
-    """systemd's stay: it listens on them when the daemon has ended."""
+    """systemd's sockets stay, because systemd listens on them when the daemon has ended."""
     directory = "/run/libvirt" if os.geteuid() == 0 else str(tmp_path / "daemon" / "run" / "libvirt")
     (tmp_path / "daemon" / "run" / "libvirt").mkdir(parents=True)
     paths = [f"{directory}/virtlockd-sock", f"{directory}/virtlockd-admin-sock"]
     wrapper = [sys.executable, "-c", _ACTIVATE, *paths] if activated else []
     with private_daemon(tmp_path / "daemon", program.path, wrapper=wrapper) as daemon:
-        assert answers(daemon)  # systemd's sockets are there before the daemon
+        assert answers(daemon)  # with systemd, the sockets are there before the daemon
         upgrade(daemon)
         upgrade(daemon)
         daemon.signal(signal.SIGTERM)
@@ -365,8 +372,8 @@ def test_the_sockets_are_removed_only_by_who_made_them(
         assert (daemon.socket.exists(), daemon.admin_socket.exists()) == (activated, activated)
 
 
-def test_a_daemon_in_the_background_that_was_started_by_a_relative_path(tmp_path: Path) -> None:
-    """It has changed to / since, and so has the meaning of the paths on its command line."""
+def test_a_background_daemon_started_by_a_relative_path_can_be_upgraded(tmp_path: Path) -> None:
+    """The daemon has changed its directory to /: relative paths of its command line now mean other files."""
     if os.geteuid() != 0:
         pytest.skip("a private /run needs root")
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Live upgrades under load: nothing is lost. `make soak` plays more of them."""
+"""Live upgrades under load: nothing is lost. `make soak` makes more of them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ CLIENTS = 4
 
 
 class Load:
-    """A process that makes calls without pause; see ``load_process``."""
+    """A process that makes calls without pause: see load_process.py."""
 
     def __init__(self, daemon: PrivateDaemon, directory: Path) -> None:
         self.kept = directory / "0"
@@ -46,7 +46,7 @@ class Load:
             raise AssertionError(self._process.stderr.read())
 
     def finish(self) -> dict[str, Any]:
-        """Have it come to an end; returns what it has to say."""
+        """Have the process stop its calls, and return its report."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -78,7 +78,7 @@ def under_load(daemon: PrivateDaemon, directory: Path) -> Iterator[list[Load]]:
 
 
 def send_until_full(guest: Guest, frame: bytes) -> int:
-    """Make calls without reading replies until the daemon reads no more; how many were sent whole."""
+    """Send calls, and read no replies, until the daemon reads no more; return how many were sent whole."""
     guest.connection.settimeout(0.5)
     sent = 0
     with suppress(TimeoutError):
@@ -89,19 +89,19 @@ def send_until_full(guest: Guest, frame: bytes) -> int:
     return sent
 
 
-def test_nothing_is_lost(
+def test_upgrades_under_load_lose_nothing(
     daemon: PrivateDaemon,
     make_guest: MakeGuest,
     make_disk: MakeDisk,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Beside the load: half a frame, a client that has not registered, and one that does not read its replies."""
+    """Further clients have sent half a frame, have not registered, or do not read their replies."""
     disk = make_disk()
     half, deaf = make_guest(), make_guest()
     acquire = call(7, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)))
     half.connection.sendall(acquire[:40])
-    # Replies of some megabytes: an error says what it is about.
+    # The replies are some megabytes in all, because each error contains the name of the resource.
     refused = call(0, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", "/" + "x" * 30_000))
     unread = send_until_full(deaf, refused)
     with daemon.connect() as unregistered, under_load(daemon, tmp_path) as loads:
@@ -129,6 +129,6 @@ def test_nothing_is_lost(
     with capsys.disabled():
         print(
             f"\n{UPGRADES} upgrades under {sum(result['calls'] for result in results)} calls, none lost;"
-            f" who waited longest for each: median {statistics.median(waits) * 1000:.0f} ms,"
+            f" longest wait for each: median {statistics.median(waits) * 1000:.0f} ms,"
             f" worst {max(waits) * 1000:.0f} ms"
         )

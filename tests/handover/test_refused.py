@@ -1,4 +1,4 @@
-"""Where anything is wrong before the exec, the daemon goes on as if not asked, with all locks, and says why."""
+"""If anything is wrong before the exec, the daemon goes on with all its locks, and logs the reason."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def disk(make_disk: MakeDisk) -> Path:
 
 @pytest.fixture
 def guest(make_guest: MakeGuest, disk: Path) -> Guest:
-    """A guest with a lock that is to be there in the end."""
+    """A guest with a lock that has to survive the test."""
     guest = make_guest()
     guest.acquire(disk)
     return guest
@@ -54,7 +54,7 @@ def still_serves(daemon: PrivateDaemon, guest: Guest, disk: Path) -> None:
         ('#!/bin/sh\nchmod -x "$0"; echo "virtlockd (lockd) 9"\n', "cannot be executed: Permission denied"),
     ],
 )
-def test_a_program_that_cannot_go_on(
+def test_a_program_that_cannot_take_over_is_refused(
     daemon: PrivateDaemon, program: Program, guest: Guest, disk: Path, script: str, reason: str
 ) -> None:
     program.install_script(script)
@@ -68,14 +68,16 @@ def test_a_program_that_cannot_go_on(
     still_serves(daemon, guest, disk)
 
 
-def test_a_program_that_is_missing(daemon: PrivateDaemon, program: Program, guest: Guest, disk: Path) -> None:
+def test_a_missing_program_is_refused(
+    daemon: PrivateDaemon, program: Program, guest: Guest, disk: Path
+) -> None:
     program.path.unlink()
     assert "No such file or directory" in refused_upgrade(daemon)
     still_serves(daemon, guest, disk)
 
 
-def test_a_program_that_does_not_know_an_option(tmp_path: Path, program: Program, disk: Path) -> None:
-    """It would end after the exec: an older version may not know what the running one was started with."""
+def test_a_program_that_lacks_an_option_is_refused(tmp_path: Path, program: Program, disk: Path) -> None:
+    """It would end after the exec. An older version may not know an option of the running one."""
     wrapper = ["sh", "-c", 'exec "$@" --verbose', "sh"]
     with (
         private_daemon(tmp_path / "daemon", program.path, wrapper=wrapper) as daemon,
@@ -90,7 +92,7 @@ def test_a_program_that_does_not_know_an_option(tmp_path: Path, program: Program
 
 @pytest.fixture
 def small_run(tmp_path: Path) -> Iterator[Path]:
-    """The /run of a daemon that is about to be started, with room for hardly anything."""
+    """The future /run of a daemon, on a file system of only 64 KiB."""
     run = tmp_path / "daemon" / "run"
     run.mkdir(parents=True, mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", run], check=True)
@@ -99,14 +101,16 @@ def small_run(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Write until the disk is full."""
+    """Write to a file until the file system is full."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 
 
 @needs_root
-def test_a_full_disk(tmp_path: Path, small_run: Path, program: Program, disk: Path) -> None:
+def test_an_upgrade_is_refused_when_the_state_does_not_fit_on_the_disk(
+    tmp_path: Path, small_run: Path, program: Program, disk: Path
+) -> None:
     with private_daemon(tmp_path / "daemon", program.path) as daemon, Guest(daemon.socket) as guest:
         guest.acquire(disk)
         filler = small_run / "filler"
@@ -119,7 +123,7 @@ def test_a_full_disk(tmp_path: Path, small_run: Path, program: Program, disk: Pa
         still_serves(daemon, guest, disk)
 
 
-def test_a_state_file_that_cannot_be_replaced(
+def test_an_upgrade_is_refused_when_the_state_file_cannot_be_replaced(
     daemon: PrivateDaemon, guest: Guest, disk: Path, state_file: Path
 ) -> None:
     (state_file / "in-the-way").mkdir(parents=True)
@@ -130,7 +134,7 @@ def test_a_state_file_that_cannot_be_replaced(
 def test_systemd_learns_that_the_upgrade_is_over(
     tmp_path: Path, program: Program, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the service would be reloading for ever."""
+    """Otherwise systemd would show the service as reloading for ever."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)

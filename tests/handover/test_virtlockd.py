@@ -1,4 +1,4 @@
-"""The real virtlockd takes over from lockd, and lockd from virtlockd, with clients that notice nothing."""
+"""The real virtlockd takes over from lockd, and lockd from virtlockd; clients notice nothing."""
 
 import json
 import os
@@ -32,7 +32,7 @@ CHAIN = ["lockd", "lockd", "virtlockd", "virtlockd", "lockd", "virtlockd", "lock
 
 
 def running(daemon: PrivateDaemon) -> str:
-    """The name of the program that runs now."""
+    """Return the name of the program that runs now."""
     is_virtlockd = Path(f"/proc/{daemon.pid}/exe").resolve().name == "virtlockd"
     return "virtlockd" if is_virtlockd else "lockd"
 
@@ -44,7 +44,7 @@ def change_to(daemon: PrivateDaemon, program: Program, name: str) -> None:
 
 
 class Host:
-    """A daemon with guests: `begin` starts it with the program of that name."""
+    """A daemon with guests. `begin` starts the daemon."""
 
     def __init__(self, directory: Path) -> None:
         self.program = Program(directory / "sbin")
@@ -75,8 +75,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
     host.end()
 
 
-def test_to_and_fro(host: Host, make_disk: MakeDisk, tmp_path: Path) -> None:
-    """Exclusive, shared and lease locks, restricted clients, and what clients do between the changes."""
+def test_locks_survive_changes_between_virtlockd_and_lockd(
+    host: Host, make_disk: MakeDisk, tmp_path: Path
+) -> None:
+    """With exclusive and shared locks, a lease file, a restricted client, and calls between the changes."""
     daemon = host.begin("virtlockd")
     guests = [host.make_guest() for _ in range(3)]
     disks = [make_disk() for _ in guests]
@@ -91,9 +93,9 @@ def test_to_and_fro(host: Host, make_disk: MakeDisk, tmp_path: Path) -> None:
     with daemon.connect() as unregistered:
         for name in CHAIN:
             if running(daemon) == "virtlockd":
-                # virtlockd itself dies of one.
+                # virtlockd ends if it replaces itself while a client has not registered.
                 unregistered.close()
-                wait_until(lambda: answers(daemon), "virtlockd has noticed that")
+                wait_until(lambda: answers(daemon), "virtlockd has handled the end of the connection")
             host.change_to(name)
             for disk in disks:
                 assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
@@ -136,8 +138,8 @@ def test_unregistered_clients_are_taken_over_by_virtlockd(host: Host, make_disk:
     assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
 
 
-def test_virtlockd_does_not_get_what_it_could_not_go_on_with(host: Host, make_disk: MakeDisk) -> None:
-    """Half a call would be taken for the beginning of another one, and the client be lost: so it is waited for."""
+def test_half_a_call_delays_the_change_to_virtlockd(host: Host, make_disk: MakeDisk) -> None:
+    """virtlockd would take the rest of a call for a new call, and disconnect: lockd waits for the rest."""
     daemon, disk = host.begin("lockd"), make_disk()
     guest = host.make_guest()
     acquire = call(7, Procedure.ACQUIRE_RESOURCE, lock.encode_resource("", str(disk)))
@@ -176,7 +178,7 @@ def test_a_client_that_never_finishes_its_call_keeps_virtlockd_from_taking_over(
 
 
 def test_a_state_that_virtlockd_cannot_read_stays_with_lockd(host: Host, make_disk: MakeDisk) -> None:
-    """virtlockd gives up on more than 10 MiB, and all locks would be lost. lockd has no limit."""
+    """virtlockd reads 10 MiB at most and would end, and all locks would be lost. lockd has no limit."""
     daemon, disk = host.begin("lockd"), make_disk()
     guest = host.make_guest()
     guest.acquire(disk)
@@ -198,7 +200,7 @@ def test_a_state_that_virtlockd_cannot_read_stays_with_lockd(host: Host, make_di
     guest.release(disk)
 
 
-def test_admin_clients_that_virtlockd_cannot_take_over_are_hung_up_on(host: Host) -> None:
+def test_admin_clients_that_virtlockd_cannot_take_over_are_disconnected(host: Host) -> None:
     daemon = host.begin("lockd")
     with socket.socket(socket.AF_UNIX) as admin:
         admin.connect(str(daemon.admin_socket))
@@ -210,13 +212,13 @@ def test_admin_clients_that_virtlockd_cannot_take_over_are_hung_up_on(host: Host
 
 
 def test_virtlockd_gets_no_descriptors_that_it_does_not_know(host: Host, make_disk: MakeDisk) -> None:
-    """They would stay open for ever."""
+    """virtlockd would keep such descriptors open for ever."""
     daemon, disk = host.begin("virtlockd"), make_disk()
     guest = host.make_guest()
     guest.acquire(disk)
 
     def descriptors() -> list[str]:
-        """What is open, but for the connection of a ping, which may be about to be closed."""
+        """Return what the daemon has open, without the numbers of sockets and pipes."""
         found = subprocess.run(
             ["ls", "-l", f"/proc/{daemon.pid}/fd"], capture_output=True, text=True, check=False
         )
@@ -233,7 +235,7 @@ def test_virtlockd_gets_no_descriptors_that_it_does_not_know(host: Host, make_di
 def test_systemd_does_not_expect_virtlockd_to_feed_its_watchdog(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """virtlockd does not know how to, and would be killed, with all locks."""
+    """virtlockd does not feed a watchdog: systemd would kill it, and all locks would be lost."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)
@@ -258,7 +260,7 @@ def test_systemd_does_not_expect_virtlockd_to_feed_its_watchdog(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="choosing the pid of a process needs root")
 def test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared(host: Host, make_disk: MakeDisk) -> None:
-    """virtlockd knows its guests by their pids alone."""
+    """virtlockd identifies guests only by pid, so the state does not show that the pid was reused."""
     daemon, disk = host.begin("virtlockd"), make_disk()
     guest = host.make_guest()
     guest.acquire(disk)
@@ -273,8 +275,8 @@ def test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared(host: Host, m
         assert not select.select([stranger.pidfd], [], [], 2)[0]
 
 
-def test_two_names_of_one_file(host: Host, make_disk: MakeDisk) -> None:
-    """virtlockd grants both. The lock stays as long as either owner needs it."""
+def test_two_names_of_one_file_keep_one_lock_after_a_change_to_lockd(host: Host, make_disk: MakeDisk) -> None:
+    """virtlockd has granted both names. lockd keeps the lock as long as either owner needs it."""
     daemon, disk = host.begin("virtlockd"), make_disk()
     alias = disk.with_name("alias")
     os.link(disk, alias)
@@ -293,7 +295,7 @@ def test_two_names_of_one_file(host: Host, make_disk: MakeDisk) -> None:
 
 
 def keys(value: object, where: str = "") -> set[str]:
-    """Where a document has keys."""
+    """Return the paths of all keys in a JSON document."""
     if isinstance(value, dict):
         return {f"{where}.{key}" for key in value}.union(
             *(keys(value[key], f"{where}.{key}") for key in value)

@@ -1,1 +1,1 @@
-"""An unmodified libvirtd and QEMU on the lock daemon."""
+"""An unmodified libvirtd and QEMU with lockd, and with virtlockd, as lock daemon."""

@@ -1,4 +1,4 @@
-"""Hosts with libvirtd and a lock daemon, for every test of the real client."""
+"""Fixtures: hosts with libvirtd and a lock daemon."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from tests.libvirt.host import DAEMONS, Host, missing
 
 @contextmanager
 def new_host(*, user: str | None = None, lease_files: bool = False) -> Iterator[Host]:
-    """A host with nothing started, in a directory that ends with it; its logs are printed at the end.
+    """Make a host without running daemons, in a directory that is removed at the end.
 
-    Skips the test where the machine cannot have one.
+    Its logs are printed at the end. Skips the test if this machine cannot run such a host.
     """
     if reason := missing():
         pytest.skip(reason)
@@ -29,6 +29,6 @@ def new_host(*, user: str | None = None, lease_files: bool = False) -> Iterator[
 
 @pytest.fixture(params=DAEMONS, scope="module")
 def daemon(request: pytest.FixtureRequest) -> str:
-    """Each lock daemon in turn: the distribution's is the oracle for the project's own."""
+    """lockd and virtlockd in turn: virtlockd shows that the expectation of a test is right."""
     name: str = request.param
     return name

@@ -1,4 +1,4 @@
-"""A guest without an operating system: a QEMU that has its disks open, which is all that locks are about."""
+"""A guest without an operating system: a QEMU that has its disks open, which is enough for locks."""
 
 import signal
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Disk:
     readonly: bool = False
 
     def xml(self, device: str) -> str:
-        # SCSI: a disk of another bus is unplugged only once the guest's operating system agrees.
+        # On other buses than SCSI, the guest's operating system has to agree before a disk is unplugged.
         flags = ("<shareable/>" if self.shareable else "") + ("<readonly/>" if self.readonly else "")
         return f"""
           <disk type='file' device='disk'>
@@ -28,7 +28,7 @@ class Disk:
 
 
 class Guest:
-    """A transient guest of a host, not yet created."""
+    """A transient guest of a host. `create` starts it."""
 
     def __init__(self, host: Host, name: str, *disks: Disk) -> None:
         self.host = host
@@ -36,7 +36,7 @@ class Guest:
         self.disks = disks
 
     def try_to_create(self) -> str:
-        """Ask libvirt to start the guest and return virsh's complaint, empty if there is none."""
+        """Ask libvirt to start the guest; return virsh's error message, empty if there is none."""
         disks = "".join(disk.xml(f"sd{letter}") for letter, disk in zip("abcdef", self.disks, strict=False))
         definition = self.host.images / f"{self.name}.xml"
         definition.write_text(f"""
@@ -51,11 +51,11 @@ class Guest:
         return self._complaint("create", str(definition))
 
     def try_to_resume(self) -> str:
-        """Ask libvirt to resume the guest and return virsh's complaint, empty if there is none."""
+        """Ask libvirt to resume the guest; return virsh's error message, empty if there is none."""
         return self._complaint("resume", self.name)
 
     def try_to_attach(self, image: Path, device: str) -> str:
-        """Ask libvirt to plug a further disk in and return virsh's complaint, empty if there is none."""
+        """Ask libvirt to attach a further disk; return virsh's error message, empty if there is none."""
         raw = ["--driver", "qemu", "--subdriver", "raw", "--targetbus", "scsi"]
         return self._complaint("attach-disk", self.name, str(image), device, *raw)
 
@@ -81,7 +81,7 @@ class Guest:
         self.host.virsh("destroy", self.name)
 
     def kill(self) -> None:
-        """End the guest's QEMU without its or libvirt's consent."""
+        """Kill the guest's QEMU; libvirt is not told."""
         end_process(self.pid, signal.SIGKILL)
 
     @property
@@ -89,10 +89,10 @@ class Guest:
         return self.host.guest_pid(self.name)
 
     def is_listed(self) -> bool:
-        """Whether libvirt knows the guest."""
+        """Return whether libvirt lists the guest."""
         return self.name in self.host.virsh("list", "--name").stdout.split()
 
     def _complaint(self, *command: str) -> str:
         done = self.host.virsh(*command, check=False)
-        assert done.returncode == 0 or done.stderr, f"{command} failed without a word"
+        assert done.returncode == 0 or done.stderr, f"{command} failed without an error message"
         return done.stderr if done.returncode else ""

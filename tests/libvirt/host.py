@@ -1,7 +1,8 @@
-"""A host for an unmodified libvirtd and QEMU, in a mount and a network namespace of its own.
+"""A host for an unmodified libvirtd and QEMU: a mount namespace and a network namespace on this machine.
 
-Programs are the machine's; /run, libvirt's configuration and all that libvirt writes are the host's own. So
-any number of hosts run beside each other, and beside the machine's own libvirt, and none leaves a trace.
+It runs the programs of the machine, but has its own /run, its own configuration of libvirt, and its own
+directories for everything that libvirt writes. So many hosts, and the machine's libvirt, can run at the same
+time, and a host leaves nothing behind.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from typing import Self
 
 from tests.waiting import end_process, wait_until
 
-# What the name of a lock daemon in a test's parameters stands for.
+# The program for each name of a lock daemon in a test's parameters.
 DAEMONS = {
     "virtlockd": Path("/usr/sbin/virtlockd"),
     "lockd": Path(sys.prefix, "bin", "virtlockd"),
@@ -30,7 +31,7 @@ _PROGRAMS = ("libvirtd", "virtlockd", "virsh", "qemu-system-x86_64", "unshare", 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("unshare", "--mount", "--net")
 
-# The host's own directories, and where its programs see them.
+# The host's own directories, and the paths at which its programs see them.
 _BINDS = {
     "run": "/run",
     "etc": "/etc/libvirt",
@@ -39,7 +40,8 @@ _BINDS = {
     "log": "/var/log/libvirt",
 }
 
-# QEMU runs as root, without control groups, logins or a daemon for its output, none of which is there.
+# QEMU runs as root, and without control groups, systemd-logind and virtlogd, because the host has none of
+# them.
 _SYSTEM_QEMU_CONF = """\
 user = "root"
 group = "root"
@@ -55,7 +57,7 @@ stdio_handler = "file"
 
 
 def missing() -> str | None:
-    """Why no host can be made on this machine, or None where it can."""
+    """Return why this machine cannot run such a host, or None if it can."""
     if os.geteuid() != 0:
         return "a host for libvirtd needs root"
     absent = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
@@ -68,13 +70,15 @@ def missing() -> str | None:
 class Host:
     """A host with libvirtd and a lock daemon, neither started yet.
 
-    Use it as a context manager: at the end every process that still runs in it is killed.
+    It is a context manager, which at its end kills every process that still runs on the host.
 
-    Parameters: directory, new and empty, of a short path (UNIX sockets are made below it); user, the name of
-    the account whose own libvirt (qemu:///session) runs, or None for the system's, run by root; lease_files,
-    whether libvirt locks a lease file per disk in `lockspace` (file_lockspace_dir), not the disk image.
+    `directory` is new and empty, and its path is short, because UNIX sockets are made below it. `user` is the
+    account whose session libvirt (qemu:///session) runs; None means the system's libvirt, run by root. With
+    `lease_files`, libvirt locks a lease file for each disk in `lockspace` (file_lockspace_dir), instead of
+    the disk image.
 
-    `sockets` is where libvirt looks for the lock daemon: a test may also listen there itself.
+    `sockets` is the directory in which libvirt looks for the lock daemon's socket; a test may listen there
+    itself.
     """
 
     def __init__(self, directory: Path, *, user: str | None = None, lease_files: bool = False) -> None:
@@ -119,7 +123,7 @@ class Host:
             path.mkdir(mode=0o700, exist_ok=True)
             self._give_to_user(path)
         self._write_configuration()
-        # The namespaces live as long as this process, which lives no longer than its end of the pipe.
+        # The namespaces live as long as this process; it ends when the pipe to its standard input is closed.
         self._keeper = subprocess.Popen(
             [*_NAMESPACES, "sh", "-c", "echo made; exec cat"],
             stdin=subprocess.PIPE,
@@ -135,7 +139,7 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A process may fork while the list is read: read it until nobody is left.
+        # A process may fork while the list is read: read it again until it is empty.
         while processes := self.processes():
             for pid in processes:
                 try:
@@ -149,13 +153,13 @@ class Host:
         self._keeper.stdout.close()
 
     def processes(self) -> list[int]:
-        """The pids of all processes of this host, daemons and guests."""
+        """Return the pids of all processes of this host, daemons and guests."""
         return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._is_ours(entry)]
 
     def _is_ours(self, process: Path) -> bool:
         try:
             return os.path.samestat(os.stat(process / "ns" / "mnt"), self._namespace)
-        except OSError:  # It ended meanwhile, or is a kernel thread.
+        except OSError:  # It has ended in the meantime, or is a kernel thread.
             return False
 
     # Programs.
@@ -163,7 +167,7 @@ class Host:
     def run_as_root(
         self, *command: str, environment: Mapping[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program on this host until it ends; where check is true, it must succeed."""
+        """Run a program on this host until it ends; if `check` is true, it has to succeed."""
         done = subprocess.run(
             ["nsenter", "--target", str(self._keeper.pid), "--mount", "--net", "--", *command],
             stdin=subprocess.DEVNULL,
@@ -177,19 +181,19 @@ class Host:
         return done
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a program as the user whose libvirt this is."""
+        """Run a program as the user of this host's libvirt."""
         return self.run_as_root(*self._identity, *command, environment=self.environment, check=check)
 
     def virsh(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one virsh command on this host's libvirtd."""
+        """Run one command of virsh with this host's libvirtd."""
         return self.run("virsh", "--quiet", "--connect", self.uri, *arguments, check=check)
 
     # Daemons.
 
     def install(self, daemon: str) -> None:
-        """Put the lock daemon of that name (a key of DAEMONS) in the place of the distribution's virtlockd.
+        """Install a lock daemon (a key of DAEMONS) in place of the distribution's virtlockd.
 
-        What runs goes on; what starts from now on, or replaces itself, is the new one.
+        A running daemon goes on. A daemon that starts or replaces itself from now on is the new one.
         """
         program = DAEMONS[daemon]
         assert program.exists(), f"{program} is not there: make venv"
@@ -201,7 +205,7 @@ class Host:
             self._open_the_way_to(Path(sys.prefix).parent)
 
     def _open_the_way_to(self, checkout: Path) -> None:
-        """Let every user of this host reach the checkout, though it may lie below a closed directory."""
+        """Let every user of this host reach the checkout, even if it is below a directory closed to them."""
         closed = [parent for parent in reversed(checkout.parents) if not parent.stat().st_mode & stat.S_IXOTH]
         if closed:
             kept = self.directory / "checkout"
@@ -212,7 +216,7 @@ class Host:
             self.run_as_root("mount", "--move", str(kept), str(checkout))
 
     def start_lock_daemon(self, *options: str) -> int:
-        """Start the installed lock daemon with these options; return its pid once it serves."""
+        """Start the installed lock daemon with the given options; return its pid once it serves."""
         self._start(str(_INSTALLED_DAEMON), "--daemon", *options)
         return self.lock_daemon_pid
 
@@ -229,7 +233,7 @@ class Host:
         end_process(self.lock_daemon_pid, signal.SIGTERM)
 
     def stop_libvirtd(self) -> None:
-        """End libvirtd; guests go on."""
+        """End libvirtd; guests go on running."""
         end_process(self._pid_in("libvirtd.pid"), signal.SIGTERM)
 
     @property
@@ -238,24 +242,24 @@ class Host:
 
     @property
     def running_lock_daemon(self) -> str:
-        """The name, as in DAEMONS, of the lock daemon that runs now."""
+        """The name of the running lock daemon, a key of DAEMONS."""
         program = os.readlink(f"/proc/{self.lock_daemon_pid}/exe")
         return {str(_INSTALLED_DAEMON): "virtlockd", os.path.realpath(sys.executable): "lockd"}[program]
 
     def _pid_in(self, name: str) -> int:
         file = self._pid_files / name
-        # virtlockd empties its file before it writes it, at a hand-over too.
+        # virtlockd empties its pid file before it writes it, also when it replaces itself.
         wait_until(lambda: file.read_text() != "", f"a pid is in {file}")
         return int(file.read_text())
 
     def guest_pid(self, name: str) -> int:
-        """The pid of the QEMU of the guest of that name."""
+        """Return the pid of a guest's QEMU."""
         return int((self._guest_pid_files / f"{name}.pid").read_text())
 
     # Files.
 
     def make_image(self, name: str) -> Path:
-        """A new disk image of 1 MiB, the user's own."""
+        """Create a disk image of 1 MiB that belongs to the user."""
         path = self.images / name
         with path.open("xb") as image:
             image.truncate(1 << 20)
@@ -263,17 +267,17 @@ class Host:
         return path
 
     def lease(self, image: Path) -> Path:
-        """The file whose byte 0 is locked for a disk image: itself, or the lease file named by its path."""
+        """Return the file whose byte 0 is locked for a disk image: the image itself, or its lease file."""
         if self.lockspace is None:
             return image
         return self.lockspace / hashlib.sha256(os.fsencode(image)).hexdigest()
 
     def resource(self, image: Path) -> str:
-        """The name of a disk image's resource, as the lock daemon's messages give it."""
+        """Return the name of a disk image's resource, as in the lock daemon's messages."""
         return str(image) if self.lockspace is None else self.lease(image).name
 
     def logs(self) -> str:
-        """What libvirtd and the lock daemon logged."""
+        """Return the logs of libvirtd and the lock daemon."""
         return "".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(self.directory.glob("*.log")))
 
     def _write_configuration(self) -> None:

@@ -1,8 +1,10 @@
-"""Starts a daemon and then reaps what it leaves behind: reaper.py COMMAND… exits as COMMAND does, at once.
+"""Start a daemon, and reap the processes that it leaves behind.
 
-A guest's QEMU becomes a child of the machine's first process. Where that reaps late or, as in many
-containers, never, a guest that has ended stays a zombie, and libvirt and virtlockd wait for it to go. The
-reaper adopts it instead.
+reaper.py COMMAND… exits when COMMAND exits, and with its status. A second process stays as the reaper.
+
+A guest's QEMU becomes a child of the machine's first process. If that reaps late or, as in many containers,
+never, a guest that has ended stays a zombie, and libvirt and virtlockd wait for its end. With this program,
+the guest becomes a child of the reaper instead.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ def main() -> None:
         sys.exit(os.read(status_reader, 1)[0])
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     exit_code = subprocess.run(sys.argv[1:], check=False).returncode
-    # Whoever started the daemon reads the output to its end.
+    # Close the standard streams: the caller reads the output until its end.
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(null, standard)

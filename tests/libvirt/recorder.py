@@ -1,4 +1,4 @@
-"""A lock daemon that grants everything and remembers what it was asked for: it shows what libvirt's plugin says."""
+"""A fake lock daemon that grants every call and records it, to show the calls of libvirt's plugin."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ from lockd.wire.lock import AcquireFlags, Procedure
 
 
 class ResourceArguments(NamedTuple):
-    """What an ACQUIRE asks for."""
+    """The arguments of an ACQUIRE_RESOURCE call."""
 
     lockspace: str
     name: str
@@ -21,7 +21,7 @@ class ResourceArguments(NamedTuple):
 
 
 class Recorder:
-    """What one libvirtd has asked for, in its order."""
+    """The calls of one libvirtd, in their order."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.created: list[str] = []
@@ -56,7 +56,7 @@ class Recorder:
 
 @contextmanager
 def recording_daemon(path: Path) -> Iterator[Recorder]:
-    """Listen where libvirt looks for its lock daemon."""
+    """Run a recorder at the path of the lock daemon's socket."""
     path.parent.mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

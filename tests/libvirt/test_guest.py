@@ -1,4 +1,4 @@
-"""A guest's disks are locked from its start to its end, by libvirt's own virtlockd and by ours alike."""
+"""A guest's disks are locked from its start to its end, by virtlockd and by lockd alike."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module", params=[False, True], ids=["disk images", "lease files"])
 def host(request: pytest.FixtureRequest, daemon: str) -> Iterator[Host]:
-    """A host whose libvirtd runs on the lock daemon, with locks on disk images, then on lease files."""
+    """A host whose libvirtd uses the lock daemon, with locks on disk images and on lease files in turn."""
     with new_host(lease_files=request.param) as host:
         host.install(daemon)
         host.start_lock_daemon()
@@ -32,7 +32,7 @@ def image(host: Host, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def guest(host: Host, image: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """A guest with one disk, not yet created; destroyed after the test where the test left it."""
+    """A guest with one disk, not yet created. If it still runs after the test, it is destroyed."""
     guest = Guest(host, _short_name(request), Disk(image))
     yield guest
     if guest.is_listed():
@@ -40,13 +40,13 @@ def guest(host: Host, image: Path, request: pytest.FixtureRequest) -> Iterator[G
 
 
 def _short_name(request: pytest.FixtureRequest) -> str:
-    """The test's name as a guest's: it is part of the path of QEMU's monitor socket, which must be short."""
+    """Return a short name for a guest, after the test: it is part of the path of QEMU's monitor socket."""
     name: str = request.function.__name__
     return name.removeprefix("test_").removeprefix("a_")[:24]
 
 
 def prepared_lease(host: Host, image: Path) -> Path:
-    """The file of the image's lock, made where nobody did yet: an outside locker needs it to be there."""
+    """Return the file that is locked for the image, for an outside process to lock; create it if missing."""
     lease = host.lease(image)
     lease.parent.mkdir(mode=0o700, exist_ok=True)
     lease.touch()

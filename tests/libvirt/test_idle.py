@@ -1,4 +1,4 @@
-"""A lock daemon with a timeout ends when it has been idle that long, counted from when its last client left."""
+"""A lock daemon with a timeout ends when it has been idle that long since its last client left."""
 
 import os
 import select
@@ -17,7 +17,7 @@ IDLE_SECONDS = 2
 
 
 def visit(host: Host) -> None:
-    """Be a client that leaves at once."""
+    """Connect to the lock daemon and disconnect at once."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(host.sockets / "virtlockd-sock"))
 

@@ -1,4 +1,4 @@
-"""lockctl and the client library name a disk's lock as libvirt's plugin does: what it asked for is recorded."""
+"""The client library, and so lockctl, names a disk's lock as libvirt's plugin does in its recorded calls."""
 
 import sys
 import tempfile
@@ -15,8 +15,9 @@ from tests.libvirt.recorder import Recorder, ResourceArguments, recording_daemon
 
 pytestmark = pytest.mark.system
 
-# Stand in for lvs and scsi_id, which need devices that no test machine has: each runs what its file for the
-# disk says, and fails where there is none, as the real ones do for what is no volume or SCSI disk.
+# Replaces lvs and scsi_id, which need devices that a test machine does not have. For each disk there may be a
+# file of shell commands that it runs. Without one it fails, as lvs fails for a disk that is no volume, and
+# scsi_id for one that is no SCSI disk.
 _TOOL = """#!/bin/sh
 for disk; do :; done
 answer={answers}/$(basename "$disk").{tool}
@@ -25,7 +26,7 @@ exit 5
 """
 _TOOLS = {"lvs": "/usr/sbin/lvs", "scsi_id": "/lib/udev/scsi_id"}
 
-# Name of a disk, what lvs and scsi_id do for it, and the setting whose directory it is locked in.
+# Name of a disk, the commands that lvs and scsi_id run for it, and the setting that names its lockspace.
 _DEVICES = [
     ("volume", "echo '  AbCdEf-0000'; exit 0", "", "lvm"),
     ("volume-two-lines", "printf '  A B \\nC\\n'; exit 0", "", "lvm"),
@@ -62,7 +63,7 @@ def host() -> Iterator[Host]:
             stand_in = host.directory / "tools" / tool
             stand_in.write_text(_TOOL.format(answers=host.directory / "answers", tool=tool))
             stand_in.chmod(0o755)
-            # Debian's lvs is a link: what it leads to is replaced.
+            # Debian's lvs is a symbolic link: the bind mount replaces its target.
             if host.run_as_root("test", "-e", path, check=False).returncode:
                 pytest.skip(f"{path} is not there to be replaced")
             host.run_as_root("mount", "--bind", str(stand_in), path)
@@ -71,7 +72,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def devices() -> Iterator[Path]:
-    """A directory below /dev, whose files the plugin takes for devices."""
+    """A directory below /dev: the plugin takes files below /dev for devices."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="lockd-") as directory:
         yield Path(directory)
 
@@ -89,7 +90,7 @@ def _named_by_lockd(host: Host, disk: Path) -> ResourceArguments:
 
 
 def _named_by_libvirt(host: Host, recorder: Recorder, *disks: Disk) -> list[ResourceArguments]:
-    """What libvirt acquires for the disks, in their order."""
+    """Return what libvirt acquires for the disks, in their order."""
     acquired = []
     for number in range(0, len(disks), _DISKS_OF_A_GUEST):
         recorder.acquired.clear()
@@ -123,7 +124,7 @@ def test_a_disk_below_dev_has_the_name_that_libvirt_asks_for(
 @pytest.mark.parametrize("settings", [(), _ALL[2:]], ids=["disk images", "lease files"])
 def test_an_image_has_the_name_that_libvirt_asks_for(host: Host, settings: tuple[str, ...]) -> None:
     _configure(host, *settings)
-    # libvirt asks for the path as the guest has it: a link is another disk than its target.
+    # libvirt uses the path in the guest's definition: a link is another disk than its target.
     link = host.images / "link"
     link.symlink_to(host.make_image("target"))
     images = [host.make_image("image"), host.make_image("ümläut"), link]
@@ -135,9 +136,7 @@ def test_an_image_has_the_name_that_libvirt_asks_for(host: Host, settings: tuple
         assert _named_by_libvirt(host, recorder, *(Disk(image, shareable=True) for image in images)) == shared
 
 
-def test_where_a_program_is_killed_neither_libvirt_nor_lockd_names_the_disk(
-    host: Host, devices: Path
-) -> None:
+def test_if_a_program_is_killed_neither_libvirt_nor_lockd_names_the_disk(host: Host, devices: Path) -> None:
     _configure(host, *_ALL)
     with recording_daemon(host.sockets / "virtlockd-sock") as recorder:
         host.start_libvirtd()

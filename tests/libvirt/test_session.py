@@ -1,4 +1,4 @@
-"""An ordinary user's libvirt starts its own lock daemon, which ends when nobody needs it any more."""
+"""An ordinary user's libvirt starts its own lock daemon, which ends when it has been idle."""
 
 import os
 import pwd
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.system
 
 USER = "nobody"
 
-# libvirt asks for 120 seconds, which is long for a test: of two timeouts the last one counts.
+# libvirt starts the daemon with a timeout of 120 seconds, too long for a test. A second --timeout overrides
+# it.
 IDLE_SECONDS = 1
 SPAWNER = f"""\
 #!/bin/sh
@@ -30,10 +31,10 @@ exec /usr/sbin/virtlockd "$@" --timeout={IDLE_SECONDS}
 
 @pytest.fixture(params=[False, True], ids=["disk images", "lease files"])
 def host(request: pytest.FixtureRequest, daemon: str) -> Iterator[Host]:
-    """An ordinary user's libvirtd, which is to start the lock daemon by itself."""
+    """A host with an ordinary user's libvirtd, which has to start the lock daemon by itself."""
     with new_host(user=USER, lease_files=request.param) as host:
         host.install(daemon)
-        # libvirt takes VIRTLOCKD_PATH for the directory of a program named virtlockd.
+        # libvirt takes VIRTLOCKD_PATH as the directory of a program named virtlockd.
         spawner = host.directory / "spawner" / "virtlockd"
         spawner.parent.mkdir()
         spawner.write_text(SPAWNER)
@@ -45,7 +46,7 @@ def host(request: pytest.FixtureRequest, daemon: str) -> Iterator[Host]:
 
 @contextmanager
 def lock_daemon_watched(host: Host) -> Iterator[int]:
-    """A pidfd of the lock daemon that runs now."""
+    """Yield a pidfd of the running lock daemon."""
     pidfd = os.pidfd_open(host.lock_daemon_pid)
     yield pidfd
     os.close(pidfd)
@@ -81,7 +82,7 @@ def test_the_spawned_lock_daemon_ends_when_idle_and_comes_back(host: Host) -> No
     assert held_by_nobody(host, image)
     assert not list(host.sockets.glob("virtlockd*"))
     if host.lockspace:
-        # libvirt makes its lockspaces once, as libvirtd starts: a new lock daemon does not know them.
+        # libvirtd creates its lockspaces only when it starts: a new lock daemon does not know them.
         host.stop_libvirtd()
         host.start_libvirtd()
     guest.create()

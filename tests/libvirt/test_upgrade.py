@@ -1,4 +1,4 @@
-"""A guest runs while its host goes from virtlockd to lockd and back, and notices nothing."""
+"""A guest goes on running while its host changes from virtlockd to lockd and back."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ CHAIN = ["lockd", "lockd", "virtlockd", "lockd", "virtlockd"]
 
 
 def upgrade_to(host: Host, name: str) -> None:
-    """Put the lock daemon of that name in the place of the running one."""
+    """Replace the running lock daemon with the given one, by a live upgrade."""
     host.install(name)
     pid = host.lock_daemon_pid
-    auxv = Path(f"/proc/{pid}/auxv")  # other random bytes after each exec
+    auxv = Path(f"/proc/{pid}/auxv")  # it changes with each exec
     before = auxv.read_bytes()
     os.kill(pid, signal.SIGUSR1)
     wait_until(lambda: auxv.read_bytes() not in {before, b""}, "the lock daemon has replaced itself")
@@ -66,7 +66,7 @@ def test_a_guest_runs_through_all_changes_of_the_lock_daemon(lease_files: bool) 
 
 
 def prepared(host: Host, image: Path) -> Path:
-    """The file of the image's lock, made where nobody did yet."""
+    """Return the file that is locked for the image; create it if missing."""
     lease = host.lease(image)
     lease.touch()
     return lease

@@ -1,1 +1,1 @@
-"""The log: which messages are wanted, where they go, and that it never harms a lock or holds up a client."""
+"""The log: levels, filters and outputs. It never harms a lock and never delays a client."""

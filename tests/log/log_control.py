@@ -1,4 +1,4 @@
-"""Setting the log of a daemon of a test's own, and making it log."""
+"""Set the log outputs and filters of a private daemon, and make it log messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.private_daemon import PrivateDaemon
 
 
 class LogControl:
-    """The log's settings, by the admin program."""
+    """Gets and sets the log's outputs and filters through the admin socket."""
 
     def __init__(self, daemon: PrivateDaemon) -> None:
         self._path = daemon.admin_socket
@@ -39,7 +39,7 @@ class LogControl:
             admin.result(Procedure.SET_LOGGING_FILTERS, arguments(optional(text), 0))
 
     def refused_outputs(self, text: str) -> ErrorReply:
-        """Why these outputs cannot be set."""
+        """Try to set outputs that have to be refused, and return the error."""
         with RawAdmin(self._path) as admin:
             return admin.error(Procedure.SET_LOGGING_OUTPUTS, arguments(optional(text), 0))
 
@@ -50,19 +50,19 @@ def _string(payload: bytes) -> str:
 
 
 def log_an_error(daemon: PrivateDaemon, name: str = "missing") -> None:
-    """Ask for a lock on a file that is not there: that is logged as an error."""
+    """Ask for a lock on a missing file: the daemon logs an error."""
     with LockConnection.connect(daemon.socket, timeout=15) as connection:
         connection.register()
         try:
             connection.acquire(Resource("", f"{daemon.directory}/{name}"))
         except Refused:
             return
-        raise AssertionError("a file that is not there was locked")
+        raise AssertionError("a missing file was locked")
 
 
 @contextmanager
 def lock_held(daemon: PrivateDaemon, path: Path) -> Iterator[None]:
-    """Hold a lock: that it is acquired and released is logged as information."""
+    """Hold a lock. The daemon logs its acquisition and its release at level info."""
     with LockConnection.connect(daemon.socket, timeout=15) as connection:
         connection.register()
         with connection.holding(Resource("", str(path))):

@@ -1,4 +1,4 @@
-"""A message goes to every output of its level, if the level of its part of the daemon lets it through."""
+"""A message goes to every output whose level allows it, if the filters allow it for its module."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +24,14 @@ def disk(tmp_path: Path) -> Path:
 
 
 def _log_some(daemon: PrivateDaemon, disk: Path) -> None:
-    """An error and two pieces of information about locks; who connects is debugging information of the server."""
+    """Make the daemon log an error, two messages at level info about a lock, and debug messages."""
     log_an_error(daemon)
     with lock_held(daemon, disk):
         pass
 
 
 def _said(path: Path) -> list[str]:
-    """What kinds of messages a log has, in the order of their first."""
+    """Return the kinds of messages in a log, sorted."""
     kinds = {
         "was refused": "refused",
         " acquired ": "acquired",
@@ -57,7 +57,7 @@ LOCKS = ["acquired", "refused", "released"]
         ("1:daemon.events", LOCKS),
         ("2:events", LOCKS),
         ("1:lockd.*.server", ["connected", "refused"]),
-        # Names that virtlockd's messages have
+        # Names that virtlockd uses
         ("2:locking", LOCKS),
         ("1:locking", LOCKS),
         ("1:locking 1:rpc", ALL),
@@ -115,7 +115,7 @@ def test_the_levels_of_the_configuration_count(tmp_path: Path, disk: Path) -> No
         assert _said(tmp_path / "log") == LOCKS
 
 
-def test_a_message_is_one_line_that_says_who_and_why(daemon: PrivateDaemon, tmp_path: Path) -> None:
+def test_a_message_is_one_line_with_the_owner_and_the_reason(daemon: PrivateDaemon, tmp_path: Path) -> None:
     LogControl(daemon).set_outputs(f"3:file:{tmp_path}/log")
     log_an_error(daemon)
     (line,) = (tmp_path / "log").read_text().splitlines()
@@ -127,9 +127,7 @@ def test_a_message_is_one_line_that_says_who_and_why(daemon: PrivateDaemon, tmp_
     assert "(pid " in rest
 
 
-def test_a_message_names_the_module_it_comes_from_also_where_that_is_compiled(
-    daemon: PrivateDaemon, tmp_path: Path
-) -> None:
+def test_a_message_names_its_module_even_if_that_is_compiled(daemon: PrivateDaemon, tmp_path: Path) -> None:
     LogControl(daemon).set_outputs(f"3:file:{tmp_path}/log")
     with RawClient(daemon, owner=None) as client:
         assert client.new("/lockspace") is not None

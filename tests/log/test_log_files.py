@@ -1,4 +1,4 @@
-"""A log file is never a lock's file: closing either would end the lock (Invariant 1)."""
+"""No file is both a log file and locked: closing the log file would end the lock (Invariant 1)."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
 
 
 def _open_on(daemon: PrivateDaemon, path: Path) -> int:
-    """How many descriptors the daemon has open on a file."""
+    """Return how many descriptors of the daemon refer to a file."""
     found = 0
     for fd in Path(f"/proc/{daemon.pid}/fd").iterdir():
         try:
@@ -90,7 +90,7 @@ def test_a_file_is_made_for_its_owner_only_and_added_to(daemon: PrivateDaemon, t
 
 
 def test_a_file_that_is_cut_off_goes_on_from_its_start(daemon: PrivateDaemon, tmp_path: Path) -> None:
-    """As logrotate's copytruncate does it."""
+    """logrotate's option copytruncate truncates a file like this."""
     path = tmp_path / "log"
     LogControl(daemon).set_outputs(f"3:file:{path}")
     log_an_error(daemon)
@@ -107,10 +107,10 @@ def _upgrade(daemon: PrivateDaemon) -> None:
     daemon.signal(signal.SIGUSR1)
     wait_until(lambda: daemon.running_image() != before, "the program is replaced")
     with daemon.connect():
-        LogControl(daemon).filters  # noqa: B018  # It serves.
+        LogControl(daemon).filters  # noqa: B018  # Wait until the next program answers.
 
 
-def test_what_was_set_survives_a_live_upgrade(daemon: PrivateDaemon, tmp_path: Path) -> None:
+def test_log_settings_survive_a_live_upgrade(daemon: PrivateDaemon, tmp_path: Path) -> None:
     path, disk = tmp_path / "log", tmp_path / "disk"
     disk.touch()
     log = LogControl(daemon)
@@ -128,7 +128,7 @@ def test_what_was_set_survives_a_live_upgrade(daemon: PrivateDaemon, tmp_path: P
     assert _open_on(daemon, path) == 0
 
 
-def test_a_live_upgrade_reads_the_configuration_where_nothing_was_set(tmp_path: Path) -> None:
+def test_a_live_upgrade_reads_the_configuration_if_no_log_setting_was_changed(tmp_path: Path) -> None:
     with private_daemon(tmp_path / "daemon") as daemon:
         configuration = daemon.directory / "virtlockd.conf"
         configuration.write_text(f'log_outputs = "3:file:{tmp_path}/other"\nlog_filters = "1:other"\n')

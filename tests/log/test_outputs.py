@@ -1,4 +1,7 @@
-"""Messages reach the journal, syslog, files and standard error, and nobody waits for those that take none."""
+"""Messages reach the journal, syslog, files and standard error.
+
+No client waits for an output that is stuck.
+"""
 
 import os
 import socket
@@ -15,7 +18,7 @@ from lockd.daemon import events
 from tests.log.log_control import LogControl, lock_held, log_an_error
 from tests.private_daemon import PrivateDaemon, private_daemon
 
-# A standard error that the daemon alone holds the other end of, and does not read.
+# Makes standard error a pipe whose other end only the daemon has, and which nobody reads.
 _UNREAD_STDERR = (
     sys.executable,
     "-c",
@@ -32,7 +35,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 class Receiver:
-    """A socket that messages are sent to, below a directory of short path."""
+    """A datagram socket that receives log messages. Its path has to be short."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ class Receiver:
 
 
 def _journal_fields(message: bytes) -> dict[str, bytes]:
-    """The fields of a message in the journal's native protocol."""
+    """Parse a message of the journal's native protocol into its fields."""
     fields = {}
     while message:
         line, _, message = message.partition(b"\n")
@@ -65,7 +68,7 @@ def _journal_fields(message: bytes) -> dict[str, bytes]:
 
 @pytest.fixture
 def private_run(tmp_path: Path) -> Path:
-    """What will be /run of the daemon in "daemon"."""
+    """The future /run of the daemon in the directory "daemon"."""
     if os.geteuid() != 0:
         pytest.skip("a /run of the daemon's own needs root, for a mount namespace")
     run = tmp_path / "daemon" / "run"
@@ -133,11 +136,14 @@ def test_standard_error_gets_lines(tmp_path: Path) -> None:
         assert "was refused" in daemon.output()
 
 
-# Nobody waits
+# No client waits for an output
 
 
 def _log_much(daemon: PrivateDaemon, disk: Path) -> None:
-    """Much more than any receiver takes that does not read: each answered call shows that the daemon goes on."""
+    """Log more than a receiver can take that does not read.
+
+    The daemon has to answer each call in spite of it.
+    """
     resource = Resource("", str(disk))
     with LockConnection.connect(daemon.socket, timeout=15) as connection:
         connection.register()
@@ -159,7 +165,7 @@ def test_nobody_waits_for_a_standard_error_that_nobody_reads(tmp_path: Path, dis
         _log_much(daemon, disk)
 
 
-def test_a_full_disk_costs_messages_and_nothing_else(tmp_path: Path) -> None:
+def test_a_full_disk_loses_messages_and_nothing_else(tmp_path: Path) -> None:
     with private_daemon(tmp_path / "daemon", settings='log_outputs = "3:file:/dev/full"\n') as daemon:
         log_an_error(daemon)
         LogControl(daemon).set_outputs(f"3:file:{tmp_path}/log")
@@ -168,7 +174,7 @@ def test_a_full_disk_costs_messages_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_the_reader_of_a_named_pipe(tmp_path: Path) -> None:
-    """virtlockd never answers anybody again."""
+    """virtlockd waits for a reader, and never answers any client again."""
     os.mkfifo(tmp_path / "pipe")
     with private_daemon(tmp_path / "daemon") as daemon:
         error = LogControl(daemon).refused_outputs(f"3:file:{tmp_path}/pipe")

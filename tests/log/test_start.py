@@ -1,4 +1,4 @@
-"""Where a daemon logs to when it starts: as the real virtlockd with the same command line and configuration."""
+"""A daemon starts with the log outputs of the real virtlockd with the same command line and configuration."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tests.log.log_control import LogControl
 from tests.private_daemon import LOCKD, VIRTLOCKD, PrivateDaemon, private_daemon
 from tests.waiting import wait_until
 
-# In place of standard input: a terminal, whose other end the daemon has too.
+# Makes standard input a terminal. The daemon also has the other end of that terminal.
 _ON_TERMINAL = (
     sys.executable,
     "-c",
@@ -26,7 +26,7 @@ _ON_TERMINAL = (
     " os.execv(sys.argv[1], sys.argv[1:])",
 )
 
-# The command stays for as long as the daemon that it leaves in the background; it has its own /var/log/libvirt.
+# Starts the daemon in the background, with its own /var/log/libvirt, and stays until the test kills it.
 _IN_BACKGROUND = (
     "sh",
     "-c",
@@ -113,7 +113,7 @@ def _started(directory: Path, program: Path, start: Start) -> Iterator[PrivateDa
     if start.journal:
         path = directory / "run" / "systemd" / "journal" / "socket"
         path.parent.mkdir(parents=True)
-        # The socket is there, and nobody listens: virtlockd waits for a journal that does not read.
+        # The socket exists, but nobody listens: virtlockd would wait for a journal that does not read.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
             journal.bind(str(path))
     settings = start.settings if "log_outputs" in start.settings else f'{start.settings}log_outputs = ""\n'
@@ -139,7 +139,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_the_log_goes_where_virtlockd_s_goes(tmp_path: Path, name: str) -> None:
+def test_the_log_has_the_outputs_and_filters_of_virtlockd(tmp_path: Path, name: str) -> None:
     said = []
     for program in (LOCKD, VIRTLOCKD):
         with _started(tmp_path / program.parent.name, program, STARTS[name]) as daemon:

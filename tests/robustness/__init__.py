@@ -1,1 +1,1 @@
-"""What peers and machines may do to the daemon, and what it does then."""
+"""Hostile peers, exhausted descriptors and failing file systems: the daemon keeps its locks and goes on."""

@@ -1,4 +1,4 @@
-"""A daemon that guards one disk, whatever happens to it."""
+"""Fixture: a daemon that holds a lock on one disk, and has to keep it whatever a test does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.raw_client import RawClient
 
 
 class Guard:
-    """A daemon with a lock, and a client that asks for more."""
+    """A daemon that holds a lock on a disk, and the client that has acquired it."""
 
     def __init__(self, daemon: PrivateDaemon, disk: Path, client: RawClient) -> None:
         self.daemon = daemon
@@ -19,7 +19,7 @@ class Guard:
         self.client = client
 
     def check(self) -> None:
-        """The lock is held, and the daemon answers: the client that it has, and a new one."""
+        """Assert that the lock is still held, and that the daemon answers the old client and a new one."""
         assert locks_on(self.disk) == [KernelLock("WRITE", self.daemon.pid)]
         busy = f"resource busy: Lockspace resource '{self.disk}' is locked by domain \"vm1\" (pid 4000001)"
         with RawClient(self.daemon) as newcomer:

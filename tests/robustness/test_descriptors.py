@@ -1,4 +1,4 @@
-"""No descriptors left: what cannot be done is refused, and done again when there are some."""
+"""Without a free descriptor the daemon refuses some calls, and grants them again when it has one."""
 
 import os
 import resource
@@ -17,7 +17,10 @@ from tests.waiting import wait_until
 
 
 def leave_descriptors(daemon: PrivateDaemon, number: int) -> None:
-    """From now on the daemon can open so many more. The limit is one on their numbers, so holes count."""
+    """Limit the daemon to the given number of further descriptors.
+
+    RLIMIT_NOFILE limits the numbers of descriptors, so unused numbers below the limit are free, too.
+    """
     wait_until(lambda: "mountinfo" in open_files(daemon).values(), "the daemon has opened all that it needs")
     taken = open_files(daemon)
     limit = free = 0
@@ -29,7 +32,7 @@ def leave_descriptors(daemon: PrivateDaemon, number: int) -> None:
 
 
 def open_files(daemon: PrivateDaemon) -> dict[int, str]:
-    """The daemon's descriptors, and the last component of what each leads to."""
+    """Return the daemon's descriptors, each with the last path component of its file."""
     found = {}
     for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -44,7 +47,7 @@ def make_disks(directory: Path, number: int) -> list[Path]:
     return disks
 
 
-def test_a_lock_is_refused_and_granted_later(tmp_path: Path) -> None:
+def test_a_lock_is_refused_without_a_free_descriptor_and_granted_later(tmp_path: Path) -> None:
     with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client:
         disks = make_disks(tmp_path, 4)
         assert client.acquire(disks[0]) is None
@@ -59,7 +62,7 @@ def test_a_lock_is_refused_and_granted_later(tmp_path: Path) -> None:
         assert client.acquire(disks[2]) is None
 
 
-def test_who_could_not_be_accepted_waits_until_another_leaves(tmp_path: Path) -> None:
+def test_a_client_that_cannot_be_accepted_waits_until_another_leaves(tmp_path: Path) -> None:
     with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client, ExitStack() as stack:
         [disk] = make_disks(tmp_path, 1)
         assert client.acquire(disk) is None
@@ -67,7 +70,7 @@ def test_who_could_not_be_accepted_waits_until_another_leaves(tmp_path: Path) ->
         accepted = [RawClient(daemon) for _ in range(3)]
         late = stack.enter_context(RawClient(daemon, owner=None))
         late.socket.sendall(late.frame(8, bytes(4)))
-        # Those who are there are served meanwhile, and nothing is held against the late one.
+        # Clients that were accepted are served in the meantime.
         for one in accepted:
             assert "is locked by domain" in (one.acquire(disk) or "")
         assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
@@ -77,7 +80,7 @@ def test_who_could_not_be_accepted_waits_until_another_leaves(tmp_path: Path) ->
 
 
 def test_nobody_registers_unwatched(tmp_path: Path) -> None:
-    """Of an owner without a pidfd the daemon would never know whether it still writes."""
+    """Without a pidfd for the owner, the daemon could never know whether the owner still writes."""
     with (
         private_daemon(tmp_path / "daemon") as daemon,
         RawClient(daemon) as client,
@@ -95,8 +98,8 @@ def test_nobody_registers_unwatched(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_mount_ends_nothing(tmp_path: Path) -> None:
-    """The daemon reads the mount table anew, without a descriptor to open it."""
+def test_a_mount_without_a_free_descriptor_ends_no_lock(tmp_path: Path) -> None:
+    """After a mount, the daemon has to read the mount table again, and has no free descriptor to open it."""
     with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client:
         [disk] = make_disks(tmp_path, 1)
         assert client.acquire(disk) is None
@@ -104,13 +107,15 @@ def test_a_mount_ends_nothing(tmp_path: Path) -> None:
         leave_descriptors(daemon, 0)
         daemon.run_inside("mount", "-t", "tmpfs", "tmpfs", "/run/mounted")
         daemon.run_inside("umount", "/run/mounted")
-        # The next turn of its event loops comes after it has read the table.
+        # By the end of these calls its event loop has also handled the change of the mount table.
         for _ in range(100):
             assert "is locked by domain" in (client.acquire(disk) or "")
         assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
 
 
-def test_the_watchdog_is_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_is_fed_without_a_free_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(15)

@@ -1,4 +1,4 @@
-"""What the machine refuses the daemon: a clear error, in virtlockd's own words, and nothing lost."""
+"""If a file system refuses an operation, the client gets virtlockd's error text, and no lock is lost."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.raw_client import AUTOCREATE, SHARED, RawClient
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and giving up rights, need root")
 
-# Root, but bound by permissions as any other user.
+# Root without the capabilities that override file permissions.
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
 
 
@@ -34,7 +34,7 @@ class Site:
 
     @contextmanager
     def lock_kept(self, name: str = "kept") -> Iterator[None]:
-        """During the block a lock is held; also after it."""
+        """Acquire a lock, assert at the end of the context that it is still held, and release it."""
         disk = self.outside / name
         disk.write_bytes(b"")
         assert self.client.acquire(f"{self.inside}/{name}") is None
@@ -46,7 +46,7 @@ class Site:
 
 @pytest.fixture(params=["lockd", "virtlockd"])
 def program(request: pytest.FixtureRequest) -> Path:
-    """Each daemon in turn: they are to say the same."""
+    """lockd and virtlockd in turn: both have to give the same errors."""
     if request.param == "virtlockd" and (reason := pair.missing()):
         pytest.skip(reason)
     return {"lockd": LOCKD, "virtlockd": VIRTLOCKD}[request.param]
@@ -58,7 +58,7 @@ def site(tmp_path: Path, program: Path) -> Iterator[Site]:
         yield Site(daemon, client)
 
 
-def test_no_space_left(site: Site) -> None:
+def test_new_files_are_refused_when_no_space_is_left(site: Site) -> None:
     site.mount("nr_inodes=3")
     refusal = f"Unable to open/create resource {site.inside}/lease: No space left on device"
     with site.lock_kept():
@@ -75,11 +75,11 @@ def test_no_space_left(site: Site) -> None:
         assert site.client.release(f"{site.inside}/lease") is None
 
 
-def test_a_read_only_file_system(site: Site) -> None:
+def test_all_changes_of_a_read_only_file_system_are_refused(site: Site) -> None:
     site.mount("mode=0755")
     lease, disk = f"{site.inside}/lease", f"{site.inside}/disk"
     (site.outside / "disk").write_bytes(b"")
-    # Locks for reading too need a file that is open for writing: both daemons open it so.
+    # Both daemons open a file for writing, even for a shared lock.
     site.daemon.run_inside("mount", "-o", "remount,ro", site.inside)
     assert site.client.acquire(disk) == f"Unable to open resource {disk}: Read-only file system"
     assert site.client.acquire(disk, flags=SHARED) == f"Unable to open resource {disk}: Read-only file system"
@@ -93,7 +93,7 @@ def test_a_read_only_file_system(site: Site) -> None:
 
 
 def test_a_lease_that_cannot_be_removed_is_released_all_the_same(site: Site) -> None:
-    """The file is the only thing that stays."""
+    """Only the lease file stays."""
     site.mount("mode=0755")
     directory = site.outside / "leases"
     assert site.client.create_lockspace(f"{site.inside}/leases") is None
@@ -105,7 +105,7 @@ def test_a_lease_that_cannot_be_removed_is_released_all_the_same(site: Site) -> 
     assert locks_on(directory / "disk") == []
 
 
-def test_no_permission(tmp_path: Path, program: Path) -> None:
+def test_files_without_permission_are_refused(tmp_path: Path, program: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     disk = tmp_path / "disk"
@@ -133,7 +133,7 @@ def test_no_permission(tmp_path: Path, program: Path) -> None:
         assert client.acquire(disk) is None
 
 
-def test_names_that_lead_nowhere(site: Site) -> None:
+def test_names_that_cannot_be_resolved_are_refused(site: Site) -> None:
     site.mount("mode=0755")
     (site.outside / "loop").symlink_to("loop")
     loop, long = f"{site.inside}/loop", f"{site.inside}/{'x' * 256}"

@@ -1,4 +1,4 @@
-"""No peer can hurt the daemon, nor those beside it, by what it sends or does not read."""
+"""No peer can harm the daemon or other clients, whatever it sends and even if it never reads."""
 
 import contextlib
 import itertools
@@ -27,13 +27,13 @@ PROGRAMS = st.one_of(
     st.integers(0, 2**32 - 1),
 )
 
-# The others would end the daemon or its clients, as they should.
+# Procedures of the admin program that change nothing. Others would end the daemon or disconnect clients.
 ADMIN_QUESTIONS = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 14, 15, 21, 2**31, 2**32 - 1])
 
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """A frame in whose header and payload anything may be wrong, its length too."""
+    """Generate a frame in which anything may be wrong: the length, the header and the payload."""
     arguments = [
         st.binary(max_size=80),
         st.builds(lambda size, rest: pack(">I", size) + rest, U32, st.binary(max_size=80)),
@@ -56,7 +56,7 @@ STREAMS = st.one_of(st.binary(max_size=200), st.lists(frames(), max_size=6).map(
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 1000), max_size=4), admin_socket=st.booleans())
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_at_all(guard: Guard, stream: bytes, cuts: list[int], admin_socket: bool) -> None:
+def test_any_bytes_do_no_harm(guard: Guard, stream: bytes, cuts: list[int], admin_socket: bool) -> None:
     daemon = guard.daemon
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(daemon.admin_socket if admin_socket else daemon.socket))
@@ -78,7 +78,7 @@ def test_fuzzing_has_left_nothing_behind(guard: Guard) -> None:
         guard.check()
 
 
-def test_thousands_of_half_open_connections(guard: Guard) -> None:
+def test_thousands_of_unfinished_frames_do_no_harm(guard: Guard) -> None:
     raise_own_limit()
     call = encode(lock.PROGRAM, 1, Procedure.CREATE_LOCKSPACE, FrameType.CALL, 1, 0, bytes(4))
     with nothing_left_behind(guard.daemon), contextlib.ExitStack() as stack:
@@ -109,7 +109,7 @@ def test_a_frame_of_32_mib_is_answered_once_all_of_it_is_there(guard: Guard) -> 
         assert HEADER.unpack(connection.recv(HEADER.size, socket.MSG_WAITALL))[5:] == (7, 0)
 
 
-def test_a_peer_that_sends_and_never_reads(guard: Guard) -> None:
+def test_a_peer_that_sends_and_never_reads_takes_little_memory(guard: Guard) -> None:
     call = encode(lock.PROGRAM, 1, 99, FrameType.CALL, 1, 0, b"")
     with nothing_left_behind(guard.daemon), guard.daemon.connect() as connection:
         before = resident_bytes(guard.daemon)
@@ -119,7 +119,7 @@ def test_a_peer_that_sends_and_never_reads(guard: Guard) -> None:
             while sent < 64 << 20:
                 sent += connection.send(call * 1000)
         assert sent < 64 << 20
-        # Its calls wait in the socket, and not in the daemon.
+        # The calls wait in the socket's buffer, and not in the daemon's memory.
         guard.check()
         assert resident_bytes(guard.daemon) - before < 2 << 20
         connection.settimeout(15)
@@ -137,7 +137,7 @@ def test_descriptors_that_are_passed_along_do_not_leak(guard: Guard) -> None:
         for _ in range(20):
             socket.send_fds(connection, [ping], [file.fileno()] * 200)
             assert connection.recv(HEADER.size, socket.MSG_WAITALL) == keepalive.PONG
-            # With a part of a frame, too.
+            # Descriptors may also come with a part of a frame.
             socket.send_fds(connection, [ping[:3]], [file.fileno()] * 200)
             connection.sendall(ping[3:])
             assert connection.recv(HEADER.size, socket.MSG_WAITALL) == keepalive.PONG
@@ -149,7 +149,7 @@ def raise_own_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def test_who_leaves_without_reading_is_forgotten(guard: Guard) -> None:
+def test_clients_that_leave_without_reading_leave_nothing_behind(guard: Guard) -> None:
     with nothing_left_behind(guard.daemon):
         for _ in range(200):
             with guard.daemon.connect() as connection:

@@ -1,1 +1,1 @@
-"""lockd under a real systemd."""
+"""lockd as a service of a real systemd."""

@@ -1,4 +1,4 @@
-"""Machines with lockd installed in each way, and with libvirt's own virtlockd as the oracle."""
+"""Fixtures: booted machines with lockd, installed in either of two ways, or with libvirt's virtlockd."""
 
 import subprocess
 import tempfile
@@ -19,12 +19,12 @@ def tree() -> Path:
         with Machine([tree]):
             return tree
     except (CannotMakeTreeError, DoesNotBootError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a machine with systemd cannot be had here: {error}")
+        pytest.skip(f"a machine with systemd cannot be booted here: {error}")
 
 
 @pytest.fixture(scope="session")
 def drop_in_layers(tree: Path) -> Iterator[list[Path]]:
-    """lockd installed on a Debian system that has libvirt: its unit runs lockd."""
+    """lockd installed on a Debian system with libvirt: a drop-in makes libvirt's unit run lockd."""
     with tempfile.TemporaryDirectory(prefix="lockd-layer-") as name:
         directory = Path(name)
         with overlay([tree], directory) as root:
@@ -34,7 +34,7 @@ def drop_in_layers(tree: Path) -> Iterator[list[Path]]:
 
 @pytest.fixture(scope="session")
 def own_units_layers(tree: Path) -> Iterator[list[Path]]:
-    """lockd installed on a Debian system without libvirt's daemons: its own units run it."""
+    """lockd installed on a Debian system without libvirt's daemons: lockd's own units run it."""
     with tempfile.TemporaryDirectory(prefix="lockd-layer-") as name:
         directory = Path(name)
         with overlay([tree], directory) as root:
@@ -54,7 +54,7 @@ def _booted(layers: list[Path]) -> Iterator[Machine]:
 
 @pytest.fixture
 def libvirt_machine(tree: Path) -> Iterator[Machine]:
-    """A booted machine with libvirt and its own virtlockd; lockd is not installed."""
+    """A booted machine with libvirt and its virtlockd; lockd is not installed."""
     yield from _booted([tree])
 
 
@@ -66,13 +66,13 @@ def own_units_machine(own_units_layers: list[Path]) -> Iterator[Machine]:
 
 @pytest.fixture(params=["drop-in", "own units"])
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine with lockd, installed in each way."""
+    """A booted machine with lockd, installed in each of the two ways in turn."""
     yield from _booted(request.getfixturevalue(f"{request.param.replace('-', '_').replace(' ', '_')}_layers"))
 
 
 @pytest.fixture(params=["virtlockd", "drop-in", "own units"])
 def any_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine with a lock daemon: libvirt's own, or lockd installed in each way."""
+    """A booted machine with virtlockd, or with lockd installed in each of the two ways, in turn."""
     if request.param == "virtlockd":
         yield from _booted([request.getfixturevalue("tree")])
     else:

@@ -1,9 +1,10 @@
-"""Holds a lock, as a guest does: holder.py SOCKET OWNER-NAME OWNER-UUID RESOURCE.
+"""Hold a lock, as a guest does: holder.py SOCKET OWNER-NAME OWNER-UUID RESOURCE.
 
-Registers with its own pid. A line of input "acquire" or "release" does so with the resource, in the direct
-lockspace, and answers "held", "released" or the daemon's error message; "leave" closes the connection. It
-lives until its input ends, and holds its locks for as long.
-It runs on the booted machine with nothing but Python's own library, and against either lock daemon.
+It registers with its own pid. On a line "acquire" or "release" it acquires or releases the resource in the
+direct lockspace, and prints "held", "released" or the daemon's error message. On "leave" it closes the
+connection. It ends when its input ends.
+
+It runs on the booted machine, with either lock daemon, and needs only Python's standard library.
 """
 
 import os
@@ -31,7 +32,7 @@ class _Connection:
         self._socket.close()
 
     def call(self, procedure: int, payload: bytes) -> str:
-        """Call a procedure; return "" or the error message of the reply."""
+        """Call a procedure; return the error message of the reply, empty if it is a success."""
         header = struct.pack(">6I", _LOCK_PROGRAM, 1, procedure, 0, self._serial, 0)
         self._serial += 1
         self._socket.sendall(struct.pack(">I", 4 + len(header) + len(payload)) + header + payload)
@@ -50,7 +51,7 @@ class _Connection:
 
 
 def main() -> None:
-    """Run the commands of standard input."""
+    """Run the commands on standard input."""
     path, name, identifier, resource = sys.argv[1:5]
     connection = _Connection(path)
     owner = uuid.UUID(identifier).bytes + _string(name) + struct.pack(">II", 1, os.getpid())

@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 _PROJECT = Path(__file__).parents[2]
 _HOLDER = Path(__file__).with_name("holder.py")
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-# Units that take time at boot and have nothing to do with locks.
+# Units that slow the boot down and are not needed.
 _MASKED = ("e2scrub_reap.service", "console-getty.service", "systemd-networkd.service", "libvirtd.service")
 
 LOCK_SOCKET = "/run/libvirt/virtlockd-sock"
@@ -29,13 +29,13 @@ LOCK_SOCKET = "/run/libvirt/virtlockd-sock"
 
 @dataclass
 class Holder:
-    """A process on the machine that holds a lock; pid as the machine sees it."""
+    """A process on the machine that holds a lock. `pid` is its pid on that machine."""
 
     process: subprocess.Popen[str]
     pid: int
 
     def ask(self, command: str) -> str:
-        """Send "acquire", "release" or "leave"; the answer: "held", "released", an error message, "left"."""
+        """Send "acquire", "release" or "leave"; return "held", "released", "left" or an error message."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
@@ -47,15 +47,14 @@ class Holder:
 
 
 class DoesNotBootError(Exception):
-    """A machine does not boot; the text is what its console shows."""
+    """A machine does not boot. The message is the output of its console."""
 
 
 class Machine:
-    """A machine that boots from an overlay, so that the layers below stay as they are.
+    """A machine that boots from an overlay, so that the layers below are not changed.
 
-    Use it as a context manager: it is booted inside, and gone afterwards.
-
-    Parameters: layers, directories that make up its root, the uppermost first.
+    It is a context manager: the machine is booted when it is entered, and removed when it is left. `layers`
+    are the directories that make up its root directory, the uppermost first.
     """
 
     def __init__(self, layers: Sequence[Path]) -> None:
@@ -77,7 +76,7 @@ class Machine:
         self._stack.close()
 
     def _boot(self, directory: Path, root: Path) -> int:
-        """Boot; return the pid of the machine's systemd, once it has started everything."""
+        """Boot; when systemd has started all units, return the pid of that systemd on this machine."""
         notifications = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         notifications.bind(str(directory / "notify"))
         console = self._stack.enter_context((directory / "console").open("w+b"))
@@ -89,7 +88,7 @@ class Machine:
                 "--register=no",
                 "--keep-unit",
                 "--private-network",
-                # As on a real host: control groups version 2, whose device policy is a BPF program.
+                # Like a real host: with control groups version 2, a unit's device policy is a BPF program.
                 "--system-call-filter=bpf",
                 "--notify-ready=yes",
                 "--console=pipe",
@@ -115,7 +114,7 @@ class Machine:
                 if key == "X_NSPAWN_LEADER_PID":
                     leader = int(value)
                 if key == "READY":
-                    assert leader, "systemd-nspawn did not say which process its systemd is"
+                    assert leader, "systemd-nspawn did not report the pid of its systemd"
                     return leader
         console.seek(0)
         raise DoesNotBootError(console.read().decode())
@@ -131,7 +130,7 @@ class Machine:
 
     @property
     def root(self) -> Path:
-        """The running machine's root directory, with what is mounted there, as this machine sees it."""
+        """The path at which this machine sees the root directory of the booted machine, mounts included."""
         return Path(f"/proc/{self._leader}/root")
 
     # Programs.
@@ -140,7 +139,10 @@ class Machine:
         return ["nsenter", f"--target={self._leader}", "--all", "--", *command]
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a program on the machine as root; return its output and errors. Where check, it must succeed."""
+        """Run a program on the machine as root; return its output and errors.
+
+        If `check`, it has to succeed.
+        """
         done = subprocess.run(
             self._inside(*command),
             stdin=subprocess.DEVNULL,
@@ -155,7 +157,7 @@ class Machine:
         return done.stdout
 
     def run_in_login_session(self, user: str, script: str) -> str:
-        """Run a shell script in a login session of a user, with what PAM and logind give to one."""
+        """Run a shell script in a user's login session, set up by PAM and systemd-logind."""
         return self.run(
             "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
             "--property=PAMName=login", f"--property=User={user}",
@@ -164,7 +166,7 @@ class Machine:
 
     @contextmanager
     def holder(self, name: str, resource: str, *, prefix: tuple[str, ...] = ()) -> Iterator[Holder]:
-        """A registered guest of that name, whose resource is not acquired yet. It ends with the block."""
+        """Run a registered guest until the end of the context; it does not hold a lock yet."""
         identifier = str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
         process = subprocess.Popen(
             self._inside(*prefix, "python3", "/opt/holder.py", LOCK_SOCKET, name, identifier, resource),
@@ -180,8 +182,8 @@ class Machine:
             yield holder
 
     def reload(self) -> None:
-        """Have the running lock daemon replace its program; returns when the new one serves."""
-        # The kernel gives a program new random addresses each time one is executed.
+        """Have the running lock daemon replace its program, and wait until the new program serves."""
+        # The auxiliary vector contains random addresses, which change with each exec.
         addresses = self.root / "proc" / str(self.main_pid) / "auxv"
         before = addresses.read_bytes()
         self.run("systemctl", "reload", "virtlockd.service")
@@ -197,28 +199,28 @@ class Machine:
         drop_in.write_text(f"[Service]\n{text}\n")
         self.run("systemctl", "daemon-reload")
 
-    # What systemd and the kernel say.
+    # State of systemd and the kernel.
 
     def unit_property(self, name: str, unit: str = "virtlockd.service") -> str:
-        """A property of a unit, as systemctl shows it."""
+        """Return a property of a unit, as systemctl shows it."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
     @property
     def main_pid(self) -> int:
-        """The pid of the lock daemon, 0 where none runs."""
+        """The pid of the lock daemon, 0 if none runs."""
         return int(self.unit_property("MainPID"))
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """The entries of the journal that match, oldest first."""
+        """Return the journal's entries that match, oldest first."""
         self.run("journalctl", "--sync")
         lines = self.run("journalctl", "--quiet", "--output=json", "--all", *matches).splitlines()
         return [json.loads(line) for line in lines]
 
     def lock_holders(self, path: str) -> list[int]:
-        """The pids of the processes that hold a POSIX lock on the file at path, as the kernel has it.
+        """Return the pids of the processes that hold a POSIX lock on a file, from the kernel.
 
-        /proc/locks is no snapshot: while other locks come and go, a read may show one twice, or miss it. Two
-        reads that agree are believed.
+        /proc/locks is no snapshot: while other processes lock and unlock, a reading may show a lock twice, or
+        miss it. Therefore the file is read until two readings agree.
         """
         before, holders = None, self._read_lock_holders(path)
         while holders != before:
@@ -232,7 +234,7 @@ class Machine:
         return {int(pid) for pid, kind, *where in fields if (kind, where) == ("POSIX", [path])}
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Return once condition holds; AssertionError with the daemon's log where it does not in 15 s."""
+        """Poll until a condition is true; after 15 s raise AssertionError with the daemon's log."""
         try:
             wait_until(condition, what)
         except AssertionError as error:
@@ -240,14 +242,14 @@ class Machine:
             raise AssertionError(f"{error}\n{log}") from None
 
     def make_image(self, name: str) -> str:
-        """A new empty file on the machine; its path."""
+        """Create an empty file on the machine and return its path."""
         path = f"/run/{name}"
         self.run("touch", path)
         return path
 
 
 def make_install(root: Path, *arguments: str) -> None:
-    """Run make install for the machine whose root directory is given, booted or not."""
+    """Run make install for the machine with the given root directory, booted or not."""
     make("install", f"DESTDIR={root}", *arguments)
 
 
@@ -268,6 +270,6 @@ def make(*arguments: str) -> None:
 
 
 def without_libvirt(root: Path) -> None:
-    """Remove libvirt's daemons from a tree that is not booted."""
+    """Remove libvirt's daemons from a system that is not booted."""
     packages = ("libvirt-daemon-system", "libvirt-daemon-system-systemd", "libvirt-daemon")
     subprocess.run(["chroot", str(root), "dpkg", "--purge", *packages], capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""Socket activation by the plain protocol (sd_listen_fds(3)), with systemd-socket-activate and no systemd."""
+"""Socket activation (sd_listen_fds(3)) without a running systemd, by systemd-socket-activate."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ _BY_ADDRESS = [
 
 
 def _call(path: Path, procedure: int) -> bytes:
-    """Call a procedure of the lock program whose only argument is flags; the reply from its status on."""
+    """Call a procedure whose only argument is flags; return the reply from its status on."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(15)
         connection.connect(str(path))
@@ -40,25 +40,29 @@ def _serves_lock_program(path: Path) -> bool:
 
 
 def _activate(directory: Path, paths: tuple[str, str], names: str | None) -> list[str]:
-    """The command that listens on both sockets below directory, and starts the daemon at the first connection."""
+    """Return the command that listens on both sockets, and starts the daemon at the first connection."""
     directory.mkdir()
     (directory / "run" / "libvirt").mkdir(parents=True)
     command = ["systemd-socket-activate"]
-    # The daemon sees the directory's "run" as its /run: the sockets' names are those that it knows.
+    # The daemon sees the directory's "run" as its /run, so these are the paths that it knows.
     command += [f"--listen=/run/libvirt/{path}" for path in paths]
     return command if names is None else [*command, f"--fdname={names}"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has a /run of its own")
 @pytest.mark.parametrize(("paths", "names"), [*_BY_NAME, *_BY_ADDRESS])
-def test_sockets_are_told_apart(tmp_path: Path, paths: tuple[str, str], names: str | None) -> None:
+def test_lockd_tells_activated_sockets_apart(
+    tmp_path: Path, paths: tuple[str, str], names: str | None
+) -> None:
     _check(tmp_path, LOCKD, paths, names)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has a /run of its own")
 @pytest.mark.skipif(not VIRTLOCKD.exists(), reason="virtlockd is not installed")
 @pytest.mark.parametrize(("paths", "names"), _BY_NAME)
-def test_virtlockd_tells_them_apart_by_name(tmp_path: Path, paths: tuple[str, str], names: str) -> None:
+def test_virtlockd_tells_activated_sockets_apart_by_name(
+    tmp_path: Path, paths: tuple[str, str], names: str
+) -> None:
     _check(tmp_path, VIRTLOCKD, paths, names)
 
 

@@ -1,4 +1,4 @@
-"""make install and make uninstall: on a host with libvirt and its guests, and below DESTDIR."""
+"""make install and make uninstall: on a host with libvirt and running guests, and below DESTDIR."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def _files(root: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with lockd installed below it, which tests leave as it is."""
+    """A directory with lockd installed below it, which tests do not change."""
     destination = tmp_path_factory.mktemp("destination")
     make_install(destination)
     return destination
@@ -117,7 +117,8 @@ def test_guests_keep_their_locks_while_lockd_is_installed(libvirt_machine: Machi
         machine.run("systemctl", "daemon-reload")
         assert machine.unit_property("DropInPaths").endswith("virtlockd.service.d/lockd.conf")
         assert machine.lock_holders(image) == [machine.main_pid] == [virtlockd]
-        # libvirt's daemon feeds no watchdog: it must not have got one that kills it.
+        # libvirt's daemon does not feed a watchdog, so the unit must not have one yet: it would kill the
+        # daemon.
         assert machine.unit_property("WatchdogUSec") in ("0", "infinity")
     machine.run("systemctl", "restart", "virtlockd.service")
     with machine.holder("vm1", image) as holder:
@@ -159,8 +160,8 @@ def test_uninstall_gives_the_service_back_to_libvirt(libvirt_machine: Machine) -
 
 
 @pytest.mark.system
-def test_steps_of_the_readme(own_units_layers: list[Path]) -> None:
-    """The commands of README's section Install on a machine; installing is done, by the same make install."""
+def test_the_steps_of_the_readme_work(own_units_layers: list[Path]) -> None:
+    """Run the commands of the README's section Install. The fixture has already run its make install."""
     readme = (_PROJECT / "README.md").read_text()
     section = re.search(r"^## Install\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
     assert section is not None

@@ -1,4 +1,4 @@
-"""The steps of docs/migration.md, on a machine with a real systemd and Debian's libvirt, under a held lock."""
+"""The steps of docs/migration.md, with a real systemd and Debian's libvirt, while a lock is held."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ pytestmark = pytest.mark.system
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "migration.md"
 
-# To lockctl, a guest is a process with such arguments.
+# lockctl recognizes a guest by such arguments of its process.
 _AS_GUEST = ("sh", "-c", 'exec "$@" -name guest=vm1', "sh")
 
 
 def commands(title: str) -> list[list[str]]:
-    """The blocks of commands below a title of the document."""
+    """Return the blocks of commands below a title of the document."""
     section = re.search(rf"^## {title}\n(.*?)^## ", _DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     assert section is not None
     blocks = re.findall(r"^```\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
@@ -24,7 +24,7 @@ def commands(title: str) -> list[list[str]]:
 
 
 class Host:
-    """A machine whose lock daemon is replaced under a guest."""
+    """A machine whose lock daemon is replaced while a guest runs."""
 
     def __init__(self, machine: Machine, image: str, holder: Holder) -> None:
         self.machine = machine
@@ -46,7 +46,7 @@ class Host:
             assert self.machine.lock_holders(self.image) == [self.pid], command
 
     def runs(self, name: str) -> None:
-        """The program of that name runs, and serves the guest."""
+        """Assert that the daemon of the given name runs, and serves the guest."""
         shown = self.machine.run("lockctl", "migrate", "--check")
         assert shown.startswith(f"PASS running daemon: {name} (pid {self.pid})\n")
         assert self.holder.ask("release") == "released"
@@ -72,7 +72,7 @@ def test_from_virtlockd_to_lockd_and_back(libvirt_machine: Machine) -> None:
 
 
 def test_back_to_virtlockd_from_a_service_that_was_started_with_lockd(drop_in_layers: list[Path]) -> None:
-    """virtlockd gets along with lockd's sandbox, and systemd leaves it alone though it feeds no watchdog."""
+    """virtlockd works in lockd's sandbox, and systemd does not kill it although it feeds no watchdog."""
     with Machine(drop_in_layers) as machine:
         machine.override("WatchdogSec=2")
         machine.run("systemctl", "--quiet", "enable", "--now", "virtlockd.socket", "virtlockd-admin.socket")

@@ -1,4 +1,4 @@
-"""The system's service: activation, live upgrade, watchdog, journal, stop."""
+"""The system service: activation, live upgrade, watchdog, journal, stop, sandbox."""
 
 import os
 import re
@@ -80,7 +80,7 @@ def test_journal_entries_can_be_filtered(own_units_machine: Machine) -> None:
         assert acquired["MESSAGE_ID"] == acquired_too["MESSAGE_ID"]
         assert released["MESSAGE_ID"] == released_too["MESSAGE_ID"]
         assert len({entry["MESSAGE_ID"] for entry in (acquired, released, refused)}) == 3
-        # Whoever reads the refusal learns who holds the lock.
+        # A refusal names the holder of the lock.
         assert "vm1" in refused["MESSAGE"]
         assert all("\n" not in entry["MESSAGE"] for entry in by_first + by_second)
 
@@ -143,7 +143,7 @@ def test_stop_with_held_locks_is_warned_of(machine: Machine) -> None:
     assert machine.unit_property("Result") == "success"
     warnings = [entry["MESSAGE"] for entry in machine.journal(f"_PID={pid}", "--priority=warning")]
     assert warnings == [
-        "the daemon ends while 1 lock is held: nothing protects the disks any more of "
+        "the daemon ends while 1 lock is held; the disks of these owners are no longer protected: "
         f'domain "vm1" (pid {holder.pid})'
     ]
 
@@ -182,7 +182,7 @@ def test_sandbox_lets_any_disk_be_locked(machine: Machine) -> None:
     machine.run("useradd", "--create-home", "alice")
     with machine.holder("vm0", machine.make_image("first")) as first:
         assert first.ask("acquire") == "held"
-        # The daemon runs: what is mounted from now on reaches it too.
+        # The daemon runs already: a file system that is mounted now has to be visible to it, too.
         machine.run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
         for image in ("/home/alice/disk", "/tmp/disk", "/mnt/disk"):
             machine.run("install", "--owner=alice", "--mode=0", "/dev/null", image)
@@ -228,7 +228,7 @@ def test_sandbox_lets_block_devices_be_locked_and_no_other_device(machine: Machi
 
 @contextmanager
 def _loop_device() -> Iterator[list[str]]:
-    """A block device of this machine: its major and minor number."""
+    """Set up a loop device of this machine, and yield its major and minor number."""
     with tempfile.NamedTemporaryFile() as backing:
         backing.truncate(1 << 20)
         found = subprocess.run(

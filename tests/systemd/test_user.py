@@ -1,4 +1,4 @@
-"""A user's own service, in a login session."""
+"""A user's own lockd service, in a login session."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_first_connection_activates_the_users_own_daemon(users: Machine) -> None
     assert answers[1:4] == ["registered", "held", "released"]
     assert "active" in answers
     assert answers[-2:] == ["700 alice", "600 alice"]
-    assert users.main_pid == 0  # The system's daemon is another, and was not asked.
+    assert users.main_pid == 0  # The system's own daemon was not started.
     events = users.journal("_SYSTEMD_USER_UNIT=virtlockd.service", "LOCKD_OWNER_NAME=vm1")
     assert [entry["LOCKD_RESOURCE"] for entry in events] == ["/home/alice/disk"] * 2
 

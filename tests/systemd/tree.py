@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# With libvirt, for its units; without QEMU, which is large: guests run in the tests of tests/libvirt.
+# libvirt is here for its units. QEMU is left out, because it is large: tests/libvirt runs guests.
 _PACKAGES = (
     "dbus",
     "dbus-user-session",
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 class CannotMakeTreeError(Exception):
-    """This machine cannot make the tree; the text says why."""
+    """This machine cannot make a Debian system. The message says why."""
 
 
 def _cache() -> Path:
@@ -33,9 +33,9 @@ def _cache() -> Path:
 
 
 def debian_tree() -> Path:
-    """The directory of a Debian system of this machine's own release; made where the cache has none.
+    """Return the directory of a Debian system, from the cache; make it if it is not there.
 
-    The same release, because the installed program needs the same version of Python.
+    It has the release of this machine, because the installed program needs the same version of Python.
     Raises CannotMakeTreeError.
     """
     if os.geteuid() != 0:
@@ -50,7 +50,7 @@ def debian_tree() -> Path:
     tree = _cache() / f"{suite}-{key}"
     tree.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tree.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Runs beside each other wait for the one that makes it.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Parallel test runs wait until the first one has made it.
         if not tree.is_dir():
             _make(tree, suite)
     return tree
@@ -81,7 +81,7 @@ def _make(tree: Path, suite: str) -> None:
 
 
 def _mirror(suite: str) -> str:
-    """Where this machine itself has Debian from."""
+    """Return the Debian mirror that this machine uses."""
     targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)", "Created-By: Packages"],
         capture_output=True,
@@ -97,9 +97,10 @@ def _mirror(suite: str) -> str:
 
 @contextmanager
 def overlay(layers: Sequence[Path], directory: Path) -> Iterator[Path]:
-    """A root directory that shows the layers, the uppermost first; what is written goes to directory/changes.
+    """Mount an overlay of the layers, the uppermost first, and yield its root directory.
 
-    The directory may be used again, or its changes become a layer of another root directory.
+    Changes go to directory/changes. The directory can be used again, or its changes can be a layer of another
+    overlay.
     """
     for name in ("changes", "work", "root"):
         (directory / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fixtures for the trouble that others may make."""
+"""Fixtures: a daemon, guests, and file systems that can hang."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from tests.trouble.hanging_filesystem import HangingFilesystem, can_mount, mount
 
 
 class Stage:
-    """Everything that a test sets up. It is cleared even when a test fails while processes hang."""
+    """Everything that a test has started. It is ended even if the test fails while processes hang."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -20,7 +20,10 @@ class Stage:
         self._filesystems: list[HangingFilesystem] = []
 
     def mount(self, name: str, namespace_of: int | None = None) -> HangingFilesystem:
-        """Mount another file system that can hang; a daemon sees those that were mounted before it."""
+        """Mount a file system that can hang; a daemon sees it only if it is started afterwards.
+
+        With `namespace_of`, mount it in the mount namespace of the process with that pid.
+        """
         if not can_mount():
             pytest.skip("mounting a FUSE file system needs root and /dev/fuse")
         filesystem = self._stack.enter_context(mounted(self._directory / name, namespace_of))
@@ -28,15 +31,18 @@ class Stage:
         return filesystem
 
     def start_daemon(self) -> PrivateDaemon:
-        """Start a daemon, or the next one in its place."""
+        """Start a daemon, or its successor at the same sockets."""
         return self._stack.enter_context(private_daemon(self._directory / "daemon"))
 
     def start_guest(self, daemon: PrivateDaemon, owner_pid: int | None = None) -> Guest:
-        """Start a guest, for the pid of another process where one is given."""
+        """Start a guest. It registers `owner_pid`, or its own pid if that is None."""
         return self._stack.enter_context(Guest(daemon.socket, owner_pid=owner_pid))
 
     def clear(self) -> None:
-        """Let everything that hangs return, for until then it cannot be killed; then end it all."""
+        """End everything.
+
+        First answer the requests that hang: until then their processes cannot be killed.
+        """
         for filesystem in self._filesystems:
             filesystem.release_all()
         self._stack.close()
@@ -44,7 +50,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """An empty stage."""
+    """A stage on which nothing is started yet."""
     stage = Stage(tmp_path)
     yield stage
     stage.clear()
@@ -52,13 +58,13 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def filesystem(stage: Stage) -> HangingFilesystem:
-    """One file system that can hang."""
+    """A file system that can hang."""
     return stage.mount("server")
 
 
 @pytest.fixture
 def daemon(stage: Stage, request: pytest.FixtureRequest) -> PrivateDaemon:
-    """The daemon, which sees the file system if the test has one."""
+    """A daemon. If the test uses the fixture `filesystem`, the daemon sees it."""
     if "filesystem" in request.fixturenames:
         request.getfixturevalue("filesystem")
     return stage.start_daemon()

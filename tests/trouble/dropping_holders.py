@@ -1,6 +1,6 @@
-"""Sixteen holders drop their connections at once: live, deaf, stopped and dead ones.
+"""Sixteen holders drop their connections at once; some ignore SIGTERM, are stopped, or are dead already.
 
-Run as a program it measures a daemon: python -m tests.trouble.dropping_holders [PROGRAM]
+To measure a daemon, run it as a program: python -m tests.trouble.dropping_holders [PROGRAM]
 """
 
 import fcntl
@@ -23,7 +23,7 @@ LONGEST = 60.0  # seconds until a lock that is not released counts as lost: virt
 
 @dataclass
 class Holder:
-    """A guest that holds a lock, and what became of it; times in seconds after the connections dropped."""
+    """A guest that holds a lock, and its end. Times are in seconds since the connections were dropped."""
 
     manner: str
     guest: Guest
@@ -36,18 +36,18 @@ class Holder:
 
 @dataclass
 class Observation:
-    """What unrelated clients saw, and what became of each holder."""
+    """The waits of an unrelated client, in seconds, and the end of each holder."""
 
     holders: list[Holder]
     waits: list[float] = field(default_factory=list)
 
     @property
     def worst_wait(self) -> float:
-        """The longest that an unrelated client waited for a reply, in seconds."""
+        """The longest wait of the unrelated client for a reply, in seconds."""
         return max(self.waits)
 
     def report(self) -> Iterator[str]:
-        """Lines for whoever runs this."""
+        """Yield the lines of a report in words."""
         yield f"worst wait of an unrelated client: {self.worst_wait * 1000:.1f} ms in {len(self.waits)} calls"
         for manner in MANNERS:
             mine = [holder for holder in self.holders if holder.manner == manner]
@@ -61,7 +61,7 @@ class Observation:
 
 
 def observe(daemon: PrivateDaemon, directory: Path, of_each: int = 4) -> Observation:
-    """Make the holders, drop their connections, and call on as another guest until every lock is released."""
+    """Start holders, drop their connections, and make calls as another guest until all locks are released."""
     with ExitStack() as stack:
         holders = [
             Holder(manner, stack.enter_context(Guest(daemon.socket)), directory / f"{manner}{number}")
@@ -105,7 +105,10 @@ def _misbehave(holder: Holder) -> None:
 
 
 def _watch_death(holder: Holder, start: float) -> None:
-    """Note when the process ends, and reap it as a parent would: only a zombie stays."""
+    """Record when the process ends, and reap it as a parent does.
+
+    A holder that is to be a zombie is not reaped.
+    """
     holder.guest.wait_for_death(LONGEST)
     holder.died = time.monotonic() - start
     if holder.manner != "zombie":
@@ -113,7 +116,7 @@ def _watch_death(holder: Holder, start: float) -> None:
 
 
 def _watch_lock(holder: Holder, start: float) -> None:
-    """Note when the kernel gives the lock to somebody else, and whether the holder could still write then."""
+    """Record when another process can get the lock, and whether the holder was dead by then."""
     with holder.path.open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 1)
         holder.dead_when_released = holder.guest.is_dead
@@ -121,7 +124,7 @@ def _watch_lock(holder: Holder, start: float) -> None:
 
 
 def main() -> None:
-    """Measure the daemon that the command line names, ours by default."""
+    """Measure the daemon that the command line names, lockd by default."""
     program = Path(sys.argv[1]) if len(sys.argv) > 1 else LOCKD
     with (
         tempfile.TemporaryDirectory(prefix="holders-") as directory,

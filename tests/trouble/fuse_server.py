@@ -1,12 +1,13 @@
-"""A FUSE file system that hangs on demand: a stand-in for a file server that does not answer.
+"""A FUSE file system that hangs on demand. It takes the place of a file server that does not answer.
 
-It speaks the kernel's FUSE protocol itself (linux/fuse.h, fuse(4)): pyfuse3 offers no lock requests, and
-libfuse's high-level interface (mfusepy) hides LOOKUP, unlocks on its own at each FLUSH and spends one of ten
-threads on every request that hangs. Here a request hangs when it was read and is not answered, as with a dead
-server.
+It implements the kernel's FUSE protocol itself (linux/fuse.h, fuse(4)), because no library is suitable:
+pyfuse3 has no lock requests; libfuse's high-level interface (mfusepy) hides LOOKUP, unlocks by itself at each
+FLUSH, and needs one of its ten threads for every request that hangs. Here a request hangs because it was read
+and is not answered, as by a dead server.
 
-Files live in memory. POSIX locks are kept here, as a network server keeps them: the kernel asks for each one
-and keeps no note. Run by `hanging_filesystem.py` as a process of its own, commanded over a socket.
+Files are in memory. POSIX locks are kept here, as a network server keeps them: the kernel asks for each lock
+and does not record it. `hanging_filesystem.py` runs this program as a separate process, and sends it commands
+over a socket.
 """
 
 import ctypes
@@ -63,7 +64,7 @@ OPERATIONS = {
     26: "init",
     31: "getlk",
     32: "setlk",
-    33: "setlk",  # F_SETLKW: whoever would have to wait is refused instead
+    33: "setlk",  # F_SETLKW: a lock that would have to wait is refused
     34: "access",
     35: "create",
     36: "interrupt",
@@ -80,10 +81,10 @@ LARGEST_WRITE = 128 * 1024
 
 
 class RefusedError(Exception):
-    """What a request is answered with when it fails; `args[0]` is the errno."""
+    """A request fails; `args[0]` is the errno of the answer."""
 
 
-# The key and the pid of another host's process: no pid is as large here.
+# The owner key and the pid of a process on another host. No pid on this host is as large.
 ELSEWHERE = 2**31 - 1
 
 
@@ -91,7 +92,7 @@ ELSEWHERE = 2**31 - 1
 class Lock:
     """A POSIX lock of a process on the bytes `start` to `end`, both included.
 
-    `owner` is the kernel's key for the process; its pid may be another's by the time.
+    `owner` is the kernel's key for the process: its pid may be reused by a later process.
     """
 
     owner: int
@@ -139,11 +140,14 @@ class Node:
         )
 
     def as_entry(self) -> bytes:
-        """A lookup's answer, valid for no time: the kernel asks each time, so that each time can hang."""
+        """Return the answer to a LOOKUP.
+
+        It is valid for 0 seconds: the kernel asks each time, so each can hang.
+        """
         return ENTRY.pack(self.number, 0, 0, 0, 0, 0) + self.attributes()
 
     def change_lock(self, wanted: Lock) -> None:
-        """Set or clear a lock as F_SETLK does; raises `RefusedError` where another's is in the way."""
+        """Set or clear a lock as F_SETLK does; raise `RefusedError` if another owner's lock conflicts."""
         if wanted.kind != fcntl.F_UNLCK and any(wanted.conflicts_with(held) for held in self.locks):
             raise RefusedError(errno.EAGAIN)
         self.locks = list(self._outside(wanted))
@@ -151,7 +155,7 @@ class Node:
             self.locks.append(wanted)
 
     def _outside(self, changed: Lock) -> Iterator[Lock]:
-        """What remains of the locks once `changed` has replaced its owner's bytes."""
+        """Yield the locks that remain when the bytes of `changed` are removed from its owner's locks."""
         for held in self.locks:
             if held.owner != changed.owner or held.end < changed.start or changed.end < held.start:
                 yield held
@@ -162,19 +166,25 @@ class Node:
                 yield Lock(held.owner, held.pid, held.kind, changed.end + 1, held.end)
 
     def drop_locks_of(self, owner: int) -> None:
-        """POSIX: a process that closes any descriptor of a file loses all its locks on it."""
+        """End all locks of a process: POSIX does so when it closes any descriptor of the file."""
         self.locks = [held for held in self.locks if held.owner != owner]
 
 
 class Filesystem:
-    """The answers: one method an operation, given the node and the arguments; it returns the payload."""
+    """The files, and a method for each operation.
+
+    The method gets the node and the arguments of the request, and returns the payload of the reply.
+    """
 
     def __init__(self) -> None:
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755)}
         self.numbers = itertools.count(ROOT + 1)
 
     def answer(self, operation: str, number: int, arguments: bytes) -> bytes:
-        """Payload of the reply; raises `RefusedError` with the errno, ENOSYS for what is not needed here."""
+        """Return the payload of the reply.
+
+        Raise `RefusedError` with an errno: ENOSYS if the operation is not here.
+        """
         method: Callable[[Node, bytes], bytes] | None = getattr(self, f"do_{operation}", None)
         if method is None:
             raise RefusedError(errno.ENOSYS)
@@ -254,12 +264,12 @@ class Filesystem:
         return b""
 
     def lock_elsewhere(self, path: str) -> None:
-        """Lock a file for a process of another host, whose pid says nothing here."""
+        """Lock a file for a process of another host."""
         [node] = [node for where, node in _walk(PurePosixPath(), self.nodes[ROOT]) if str(where) == path]
         node.locks.append(Lock(ELSEWHERE, ELSEWHERE, fcntl.F_WRLCK, 0, 0))
 
     def locks(self) -> list[dict[str, Any]]:
-        """Every lock held: path below the mount point, pid of its owner, kind, first and last byte."""
+        """Return all locks: path below the mount point, pid of the process, mode, first and last byte."""
         return [
             {
                 "path": str(path),
@@ -301,7 +311,10 @@ def _walk(path: PurePosixPath, directory: Node) -> Iterator[tuple[PurePosixPath,
 
 
 class Server:
-    """Reads requests from the kernel and commands from the test; holds back the requests that are to hang."""
+    """Reads requests from the kernel and commands from the test.
+
+    It does not answer requests that have to hang.
+    """
 
     def __init__(self, device: int, commands: socket.socket) -> None:
         self.device = device
@@ -324,7 +337,8 @@ class Server:
         try:
             message = os.read(self.device, LARGEST_WRITE + 4096)
         except OSError as error:
-            # ENODEV: unmounted. ENOENT: the kernel withdrew the request before it was read (fuse(4)).
+            # ENODEV: the file system is unmounted. ENOENT: the request was interrupted before it was read
+            # (fuse(4)).
             return error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}
         _, code, unique, number, *_ = REQUEST.unpack_from(message)
         operation = OPERATIONS.get(code, f"operation {code}")
@@ -387,7 +401,7 @@ class Server:
 
 
 def _mount(mount_point: str) -> int:
-    """Mount this file system, for every user; returns the descriptor to serve it by (fuse(4))."""
+    """Mount this file system for every user; return its descriptor of /dev/fuse (fuse(4))."""
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -398,7 +412,7 @@ def _mount(mount_point: str) -> int:
 
 def main() -> None:
     """Usage: fuse_server.py MOUNT_POINT COMMAND_DESCRIPTOR."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the test's, which ends this process in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the test itself ends this process
     mount_point, descriptor = sys.argv[1:]
     commands = socket.socket(fileno=int(descriptor))
     device = _mount(mount_point)

@@ -1,4 +1,4 @@
-"""A guest as the lock daemon sees one: a process, and a connection that it made."""
+"""A guest as the lock daemon sees it: a process with a connection."""
 
 import os
 import select
@@ -22,14 +22,14 @@ _numbers = count(1)
 
 
 class Refused(Exception):
-    """The daemon's error reply; the message is the daemon's."""
+    """The daemon answered with an error. The message is the daemon's."""
 
 
 class Guest:
-    """A process with a connection to the daemon at `socket_path`, registered as its own owner.
+    """A process with a connection to the daemon at `socket_path`, on which it is registered as an owner.
 
-    Parameters: owner_pid, the pid to register instead of the process's own, as libvirtd does for a guest;
-    patience, seconds to wait for a reply.
+    `owner_pid` is the pid to register, if not the process's own: libvirtd registers a guest's pid like this.
+    `patience` is how long to wait for a reply, in seconds.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Guest:
     # Calls.
 
     def acquire(self, path: Path, lockspace: str = "", flags: int = 0) -> None:
-        """Acquire a file in the direct lockspace, or a lease by its name; raises `Refused`."""
+        """Acquire a file in the direct lockspace, or a lease by its name. Raises `Refused`."""
         self.send_acquire(path, lockspace, flags)
         self.reply()
 
     def release(self, path: Path, lockspace: str = "") -> None:
-        """Release what `acquire` acquired; raises `Refused`."""
+        """Release a resource that `acquire` has acquired. Raises `Refused`."""
         self.send_release(path, lockspace)
         self.reply()
 
     def create_lockspace(self, path: Path) -> None:
-        """Create a directory lockspace; raises `Refused`."""
+        """Create a directory lockspace. Raises `Refused`."""
         self.send_create_lockspace(path)
         self.reply()
 
@@ -93,13 +93,16 @@ class Guest:
         self.send(lock.Procedure.CREATE_LOCKSPACE, lock.encode_create_lockspace(str(path)))
 
     def send(self, procedure: lock.Procedure, payload: bytes) -> None:
-        """Make a call whose reply is read later."""
+        """Send a call; `reply` reads its reply later."""
         self.connection.sendall(
             frames.encode(lock.PROGRAM, lock.VERSION, procedure, frames.FrameType.CALL, 0, payload=payload)
         )
 
     def reply(self) -> None:
-        """Wait for the next reply; raises `Refused`, or ConnectionResetError when the daemon hangs up."""
+        """Wait for the next reply.
+
+        Raises `Refused`, or ConnectionResetError if the daemon closes the connection.
+        """
         while (frame := self._reader.next_frame()) is None:
             data = self.connection.recv(65536)
             if not data:
@@ -109,7 +112,7 @@ class Guest:
             raise Refused(ErrorReply.decode(frame.payload).message)
 
     def has_reply(self) -> bool:
-        """Whether a reply, or the end of the connection, is there to be read."""
+        """Return whether a reply, or the end of the connection, can be read now."""
         return bool(select.select([self.connection], [], [], 0)[0])
 
     def drop_connection(self) -> None:
@@ -119,22 +122,22 @@ class Guest:
 
     @property
     def is_dead(self) -> bool:
-        """Whether every thread of the process has ended; a zombie that nobody has reaped yet is dead."""
+        """Whether all threads of the process have ended; a zombie is dead, too."""
         return bool(select.select([self.pidfd], [], [], 0)[0])
 
     def ignore_sigterm(self) -> None:
         self._command("deaf")
 
     def open(self, path: Path) -> None:
-        """Have the process open a file, which may hang."""
+        """Have the process open a file. The open may hang."""
         self._command(f"open {path}")
 
     def open_in_thread(self, path: Path) -> None:
-        """Have a second thread of the process open a file: the first one can end meanwhile."""
+        """Have a second thread of the process open a file, so that the first one can end in the meantime."""
         self._command(f"open-in-thread {path}")
 
     def stop(self) -> None:
-        """SIGSTOP; returns once it is stopped."""
+        """Send SIGSTOP, and wait until the process is stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
@@ -144,17 +147,17 @@ class Guest:
         self.wait_for_death()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, unless the process is dead."""
         if not self.is_dead:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait_for_death(self, seconds: float = TOO_LONG) -> None:
-        """Return once the process has ended; it is not reaped."""
+        """Wait until the process has ended, and do not reap it."""
         readable, _, _ = select.select([self.pidfd], [], [], seconds)
         assert readable, f"process {self.pid} did not end within {seconds} s"
 
     def reap(self) -> int:
-        """Wait for the process to end; returns the number of the signal that killed it, 0 for none."""
+        """Wait until the process has ended, and reap it; return the signal that killed it, 0 for none."""
         self.wait_for_death()
         return -self.process.wait()
 

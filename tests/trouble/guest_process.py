@@ -1,6 +1,6 @@
-"""The process of a guest: it connects to a lock daemon, hands the connection to the test, and obeys the test.
+"""The process of a guest: it connects to a lock daemon, passes the connection to the test, and runs commands.
 
-So the daemon sees a guest's process as the peer, while the test makes the calls, and drops the connection.
+To the daemon, this process is the peer of the connection. The test makes the calls, and drops the connection.
 Usage: guest_process.py SOCKET CONTROL_DESCRIPTOR.
 """
 
@@ -15,8 +15,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Obey `deaf`, `open PATH` and `open-in-thread PATH`; each is acknowledged before it is begun."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a test that is killed leaves nobody behind
+    """Run the commands `deaf`, `open PATH` and `open-in-thread PATH`.
+
+    Acknowledge an open before it begins.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # this process also ends if the test is killed
     path, control_descriptor = sys.argv[1:]
     control = socket.socket(fileno=int(control_descriptor))
     with socket.socket(socket.AF_UNIX) as connection:

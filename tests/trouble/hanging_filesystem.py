@@ -1,4 +1,4 @@
-"""The test's end of the file system that hangs on demand."""
+"""Mount and control the file system of fuse_server.py, which hangs on demand."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TOO_LONG = 10.0  # seconds until a test gives up on an event: far beyond any exp
 
 
 class ServerLock(NamedTuple):
-    """A POSIX lock as the file system's server has it: path below the mount point, owner's pid, mode."""
+    """A POSIX lock in the file system's server: path below the mount point, pid of the process, mode."""
 
     path: str
     pid: int
@@ -23,10 +23,11 @@ class ServerLock(NamedTuple):
 
 
 class HangingFilesystem:
-    """A mounted FUSE file system whose answers the test holds back and lets go.
+    """A mounted FUSE file system whose answers the test can delay.
 
-    Operations are named as in the kernel's protocol, in lower case: "lookup", "getattr", "open", "create",
-    "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close), or "everything".
+    Operations have their names in the kernel's protocol, in lower case: "lookup", "getattr", "open",
+    "create", "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close);
+    "everything" means all of them.
     """
 
     def __init__(self, mount_point: Path, commands: socket.socket) -> None:
@@ -34,28 +35,28 @@ class HangingFilesystem:
         self._commands = commands
 
     def hang(self, *operations: str) -> None:
-        """From now on leave these operations unanswered."""
+        """Leave the given operations unanswered from now on."""
         self._command("hang", *operations)
 
     def release_all(self) -> None:
-        """Answer what hangs, in the order of arrival, and everything from now on."""
+        """Answer all requests that hang, in their order, and all requests from now on."""
         self._command("release")
 
     def wait_for(self, operation: str, count: int = 1) -> None:
-        """Return once `count` requests of this operation have reached the server since it was mounted."""
+        """Wait until `count` requests of an operation have reached the server since it was mounted."""
         self._command("wait", operation, count)
 
     def arrived(self, operation: str) -> int:
-        """Number of requests of this operation that have reached the server."""
+        """Return how many requests of an operation have reached the server since it was mounted."""
         number: int = self._command("arrived", operation)
         return number
 
     def lock_elsewhere(self, path: str) -> None:
-        """Lock the first byte of a file, given by its path below the mount point, for another host."""
+        """Lock byte 0 of a file for another host; the path is relative to the mount point."""
         self._command("lock_elsewhere", path)
 
     def locks(self) -> list[ServerLock]:
-        """The server's lock table."""
+        """Return all locks that the server keeps."""
         return [ServerLock(held["path"], held["pid"], held["exclusive"]) for held in self._command("locks")]
 
     def _command(self, *words: object) -> Any:
@@ -65,10 +66,10 @@ class HangingFilesystem:
 
 @contextmanager
 def mounted(mount_point: Path, namespace_of: int | None = None) -> Iterator[HangingFilesystem]:
-    """Mount a file system on `mount_point`, which is made where it is missing.
+    """Mount a file system on `mount_point`, which is created if it is missing.
 
-    On leaving, what still hangs fails and the file system is unmounted. Parameters: namespace_of, the process
-    in whose mount namespace all this is done; by default this process.
+    At the end of the context, requests that still hang fail, and the file system is unmounted. `namespace_of`
+    is the pid of a process in whose mount namespace it is mounted; None means this process.
     """
     mount_point.mkdir(exist_ok=True)
     where = ["nsenter", f"--target={namespace_of}", "--mount", "--"] if namespace_of else []
@@ -85,12 +86,13 @@ def mounted(mount_point: Path, namespace_of: int | None = None) -> Iterator[Hang
                 raise OSError(f"cannot mount a FUSE file system at {mount_point}: see above")
             yield HangingFilesystem(mount_point, ours)
         finally:
-            # The server's death closes its descriptor, upon which the kernel fails every request (ENOTCONN).
+            # The server's death closes its descriptor of /dev/fuse. The kernel then fails every request
+            # (ENOTCONN).
             server.kill()
             server.wait()
             subprocess.run([*where, "umount", "--lazy", mount_point], check=False)
 
 
 def can_mount() -> bool:
-    """Whether this machine and user can mount the file system."""
+    """Return whether this user can mount the file system on this machine."""
     return os.geteuid() == 0 and os.access("/dev/fuse", os.R_OK | os.W_OK)

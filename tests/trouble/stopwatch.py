@@ -1,4 +1,4 @@
-"""How long a client waits for the daemon: not for a processor, which other load on the machine may keep busy."""
+"""Measure how long a client waits for the daemon, without the waits for a processor on a busy machine."""
 
 import time
 from collections.abc import Callable
@@ -6,17 +6,18 @@ from pathlib import Path
 
 
 class Stopwatch:
-    """Times the calls that this thread makes to a daemon.
+    """Measures the duration of calls that this thread makes to a daemon.
 
-    The kernel tells for how long a thread that could run had no processor (run_delay in /proc/PID/schedstat,
-    nanoseconds, sched-stats in the kernel's documentation). That is subtracted, for both ends.
+    The kernel counts for how long a runnable thread had no processor, in nanoseconds (run_delay in
+    /proc/PID/schedstat; see sched-stats in the kernel's documentation). The stopwatch subtracts these delays
+    of this thread and of the daemon's first thread.
     """
 
     def __init__(self, daemon_pid: int) -> None:
         self._delays = [Path("/proc/thread-self/schedstat"), Path(f"/proc/{daemon_pid}/schedstat")]
 
     def time(self, call: Callable[..., None], *arguments: object) -> float:
-        """Make a call; seconds that it took."""
+        """Make a call, and return its duration in seconds."""
         delayed = self._delayed()
         start = time.monotonic()
         call(*arguments)

@@ -1,4 +1,4 @@
-"""A refusal says who holds the lock, as far as the host can know. libvirt shows it to whoever uses virsh."""
+"""A refusal names the holder of the lock, if this host can know it. virsh shows that message to its user."""
 
 import fcntl
 import os
@@ -27,7 +27,7 @@ with open(sys.argv[1], "r+b") as file:
 
 @contextmanager
 def process_that_holds(disk: Path, name: str) -> Iterator[int]:
-    """The pid of a process that calls itself `name` and has the disk locked."""
+    """Run a process with the given name that holds a lock on the disk, and yield its pid."""
     with subprocess.Popen(
         [sys.executable, "-IS", "-c", HOLD, str(disk), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -61,11 +61,11 @@ def test_a_guest_is_named(daemon: PrivateDaemon, client: RawClient, disk: Path) 
         assert client.acquire(disk, flags=SHARED) == expected
         assert client.create(disk) == expected
         assert client.delete(disk) == expected
-    # Its connection has ended; it holds the lock until its process is dead.
+    # The connection of `other` has ended, but the lock stays until its process is dead.
     assert client.acquire(disk) == expected
 
 
-def test_who_shares_a_disk_is_named_the_first_three_at_least(
+def test_the_first_three_owners_of_a_shared_lock_are_named(
     daemon: PrivateDaemon, client: RawClient, disk: Path
 ) -> None:
     for number in range(1, 4):
@@ -95,22 +95,22 @@ def test_the_daemon_names_itself(daemon: PrivateDaemon, client: RawClient) -> No
     assert client.acquire("/run/virtlockd.pid") == busy(Path("/run/virtlockd.pid"), "the daemon itself")
 
 
-def test_an_open_file_description_is_no_other_host(client: RawClient, disk: Path) -> None:
-    """Its locks have no process (F_OFD_SETLK in fcntl(2)), but on this file system nobody else can lock."""
+def test_an_open_file_description_lock_is_not_taken_for_another_hosts(client: RawClient, disk: Path) -> None:
+    """Such a lock has no pid (F_OFD_SETLK in fcntl(2)). But on a local file system no other host can lock."""
     flock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     with disk.open("r+b") as file:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, flock)
         assert client.acquire(disk) == busy(disk, "a process of this host that the kernel does not name")
 
 
-def test_another_host_is_told_apart(filesystem: HangingFilesystem, client: RawClient) -> None:
+def test_another_host_is_named_as_the_holder(filesystem: HangingFilesystem, client: RawClient) -> None:
     disk = filesystem.path / "disk"
     disk.write_bytes(b"")
     filesystem.lock_elsewhere("disk")
     assert client.acquire(disk) == busy(disk, "another host")
 
 
-def test_a_process_outside_is_named_also_on_a_network(
+def test_a_process_outside_is_named_on_a_network_file_system_too(
     filesystem: HangingFilesystem, client: RawClient
 ) -> None:
     disk = filesystem.path / "disk"

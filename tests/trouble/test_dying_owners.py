@@ -1,4 +1,4 @@
-"""Owners that die, that do not, and that are not who they were: nobody else waits, no lock goes early."""
+"""Owners that die or cannot be killed, and reused pids: nobody else waits, and no lock ends too early."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.trouble.hanging_filesystem import HangingFilesystem
 from tests.trouble.stopwatch import Stopwatch
 from tests.waiting import wait_until
 
-NO_PROCESS = 4194303  # one below the largest pid_max (proc(5)): far from any that is in use
+NO_PROCESS = 4194303  # one below the largest pid_max (proc(5)): not in use
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ Started = TypeVar("Started", bound="Guest | Stranger")
 
 
 class Stranger:
-    """A process that has nothing to do with the daemon."""
+    """A process that has no connection to the daemon."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(["/bin/sleep", "infinity"])
@@ -61,7 +61,7 @@ class Stranger:
 def with_pid(pid: int, start: Callable[[], Started]) -> Started:
     """Start a process that gets the given pid, which must be free."""
     while True:
-        # The kernel gives the next process the next number, unless another one is started in between.
+        # The kernel gives the next new process the next pid, unless another process starts in between.
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
         started = start()
         if started.pid == pid:
@@ -88,10 +88,10 @@ def test_sixteen_holders_drop_out_at_once(
 
 
 @pytest.mark.skipif(not VIRTLOCKD.exists(), reason="libvirt's virtlockd is not installed")
-def test_the_same_scenario_shows_what_virtlockd_does(
+def test_virtlockd_stalls_and_releases_locks_of_living_holders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It stalls everybody and releases locks whose holders live: the scenario sees what it is to see."""
+    """virtlockd stalls all clients and releases locks of living holders: so `observe` can detect both."""
     with private_daemon(tmp_path / "daemon", VIRTLOCKD) as daemon:
         observation = observe(daemon, tmp_path, of_each=1)
     with capsys.disabled():
@@ -100,12 +100,14 @@ def test_the_same_scenario_shows_what_virtlockd_does(
     assert not all(holder.dead_when_released for holder in observation.holders)
 
 
-needs_to_choose_pids = pytest.mark.skipif(os.geteuid() != 0, reason="to choose a process's pid needs root")
+needs_to_choose_pids = pytest.mark.skipif(
+    os.geteuid() != 0, reason="choosing the pid of a process needs root"
+)
 
 
 @needs_to_choose_pids
 def test_a_reused_pid_is_spared(make_guest: MakeGuest, disk: Path) -> None:
-    """The holder dies, its connection is still open in another process, and its pid is somebody else's."""
+    """The holder dies, its connection is still open in another process, and a new process gets its pid."""
     holder, taker = make_guest(), make_guest()
     holder.acquire(disk)
     holder.kill()
@@ -121,7 +123,7 @@ def test_a_reused_pid_is_spared(make_guest: MakeGuest, disk: Path) -> None:
 def test_a_pid_reused_before_the_daemon_looks_is_spared(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path
 ) -> None:
-    """The holder's death, the new process and the end of the connection are all news at the same moment."""
+    """The daemon learns at the same moment of the holder's death, and of the end of its connection."""
     holder, taker = make_guest(), make_guest()
     holder.acquire(disk)
     daemon.stop()
@@ -137,7 +139,7 @@ def test_a_pid_reused_before_the_daemon_looks_is_spared(
 
 @needs_to_choose_pids
 def test_a_reused_pid_is_not_the_owner(make_guest: MakeGuest, disk: Path) -> None:
-    """A lock is released with its owner's death; a later process of that pid has no part in it."""
+    """A lock ends with its owner's process; a later process with the same pid does not get it."""
     taker = make_guest()
     with Stranger() as owner:
         make_guest(owner_pid=owner.pid).acquire(disk)
@@ -159,11 +161,11 @@ def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connectio
     first.reap()
     wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
     taker.release(disk)
-    leaving.drop_connection()  # the next guest gets its descriptors, and the first one's stay free
+    leaving.drop_connection()  # its descriptor numbers are now the next to be used in the daemon
     with with_pid(first.pid, lambda: Guest(daemon.socket)) as second:
         second.acquire(disk)
         first.drop_connection()
-        make_guest()  # the daemon has seen the end of that connection when it welcomes a later one
+        make_guest()  # when the daemon has answered this guest, it has handled the end of that connection
         assert not can_acquire(taker, disk)
         assert not second.is_dead
         second.release(disk)
@@ -173,7 +175,7 @@ def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connectio
 def test_a_dead_owners_connection_takes_nothing_from_the_next_process_of_its_pid(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
 ) -> None:
-    """Whoever has inherited that connection speaks for a process that is no more."""
+    """A process that has inherited the connection cannot act for the dead owner, whose pid is reused."""
     free = tmp_path / "free"
     free.touch()
     first = make_guest()
@@ -191,7 +193,7 @@ def test_a_dead_owners_connection_takes_nothing_from_the_next_process_of_its_pid
 def test_only_the_holder_is_fenced_when_libvirtd_releases_its_locks_meanwhile(
     make_guest: MakeGuest, disk: Path
 ) -> None:
-    """The holder has no lock and no connection left then, and the next guest gets the descriptors of both."""
+    """By then the holder has neither lock nor connection; the next guest gets their descriptor numbers."""
     holder = make_guest()
     holder.ignore_sigterm()
     holder.acquire(disk)
@@ -211,7 +213,7 @@ def test_only_the_holder_is_fenced_when_libvirtd_releases_its_locks_meanwhile(
 def test_an_owner_that_another_process_registered_is_watched(
     make_guest: MakeGuest, disk: Path, connected: bool
 ) -> None:
-    """As libvirtd registers a guest: its lock outlives the connection, and ends with the guest's process."""
+    """libvirtd registers a guest like this. The lock outlives the connection, and ends with the guest."""
     taker = make_guest()
     with Stranger() as owner:
         registrar = make_guest(owner_pid=owner.pid)
@@ -226,7 +228,7 @@ def test_an_owner_that_another_process_registered_is_watched(
 
 
 def test_an_owner_that_is_no_process_of_this_host_keeps_its_lock(make_guest: MakeGuest, disk: Path) -> None:
-    """It may live in another pid namespace: only by hand is its lock released."""
+    """It may live in another pid namespace, so the daemon does not release its lock by itself."""
     registrar, taker = make_guest(owner_pid=NO_PROCESS), make_guest()
     registrar.acquire(disk)
     registrar.drop_connection()
@@ -246,7 +248,7 @@ def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
     capsys: pytest.CaptureFixture[str],
     in_thread: bool,
 ) -> None:
-    """Where a second thread sleeps, the first one may be a zombie: the process is not dead for all that."""
+    """If a second thread sleeps, the first one may be a zombie, but the process is not dead."""
     remote, own = filesystem.path / "file", tmp_path / "own"
     remote.touch()
     own.touch()
@@ -261,7 +263,7 @@ def test_an_owner_in_uninterruptible_sleep_keeps_its_lock_until_it_is_gone(
     filesystem.wait_for("open", hung)
     dropped = time.time()
     holder.drop_connection()
-    filesystem.wait_for("interrupt")  # the kernel asks the server to hurry, because a signal has come
+    filesystem.wait_for("interrupt")  # the kernel sends this to the server when the holder gets a signal
     with StatusConnection.connect(daemon.admin_socket) as status:
         (lock,) = status.locks()
     assert lock["owners"][0]["pid"] == holder.pid

@@ -1,4 +1,4 @@
-"""The file system that hangs on demand does what other tests rely on: shown with plain system calls."""
+"""The file system that hangs on demand works as other tests expect, tested with plain system calls."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def file(filesystem: HangingFilesystem) -> Path:
 def thread() -> Iterator[ThreadPoolExecutor]:
     executor = ThreadPoolExecutor(1)
     yield executor
-    # Not waited for: what hangs in a test that failed ends when the file system goes.
+    # Do not wait: if a test has failed, a call may hang until the file system is unmounted.
     executor.shutdown(wait=False)
 
 
@@ -82,7 +82,10 @@ def test_closing_any_descriptor_of_a_file_ends_its_locks(filesystem: HangingFile
 def test_the_kernel_does_not_list_a_lock_that_the_server_keeps(
     filesystem: HangingFilesystem, file: Path
 ) -> None:
-    """Unlike NFS, whose client notes its locks in the kernel as well: /proc/locks is silent about FUSE's."""
+    """/proc/locks does not show locks of FUSE.
+
+    NFS differs: its client records its locks in the kernel, too.
+    """
     with file.open("r+b") as held:
         lock(held.fileno())
         device = os.fstat(held.fileno()).st_dev
@@ -128,7 +131,7 @@ def test_an_operation_hangs_on_demand_and_returns_upon_release(
     future.result(TOO_LONG)
 
 
-def test_what_hangs_on_one_does_not_hang_on_another(stage: Stage, thread: ThreadPoolExecutor) -> None:
+def test_one_file_system_hangs_and_another_does_not(stage: Stage, thread: ThreadPoolExecutor) -> None:
     hung, healthy = stage.mount("hung"), stage.mount("healthy")
     hung.hang("everything")
     future = thread.submit(os.stat, hung.path)
@@ -142,16 +145,15 @@ def test_what_hangs_on_one_does_not_hang_on_another(stage: Stage, thread: Thread
 def test_a_process_whose_request_the_server_has_cannot_be_killed(
     filesystem: HangingFilesystem, file: Path
 ) -> None:
-    """It sleeps uninterruptibly until the answer comes."""
+    """The process is in uninterruptible sleep until the answer comes."""
     before = filesystem.arrived("open")
     interrupted = filesystem.arrived("interrupt")
     filesystem.hang("open")
     victim = subprocess.Popen(["/bin/cat", file], stdout=subprocess.DEVNULL)
     filesystem.wait_for("open", before + 1)
     victim.kill()
-    filesystem.wait_for(
-        "interrupt", interrupted + 1
-    )  # the kernel asked the server to hurry: the signal was there
+    # The kernel sends this to the server when the process gets the signal.
+    filesystem.wait_for("interrupt", interrupted + 1)
     died = select.poll()
     died.register(os.pidfd_open(victim.pid), select.POLLIN)
     assert died.poll(100) == []
@@ -161,7 +163,7 @@ def test_a_process_whose_request_the_server_has_cannot_be_killed(
     assert victim.wait() == -signal.SIGKILL
 
 
-def test_leaving_fails_what_still_hangs(tmp_path: Path, thread: ThreadPoolExecutor) -> None:
+def test_requests_that_still_hang_fail_at_the_unmount(tmp_path: Path, thread: ThreadPoolExecutor) -> None:
     if not can_mount():
         pytest.skip("mounting a FUSE file system needs root and /dev/fuse")
     with mounted(tmp_path / "server") as filesystem:
@@ -173,5 +175,5 @@ def test_leaving_fails_what_still_hangs(tmp_path: Path, thread: ThreadPoolExecut
 
 
 def _state(pid: int) -> str:
-    """The letter that /proc/PID/stat gives for a process's state."""
+    """Return the letter for a process's state in /proc/PID/stat."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]

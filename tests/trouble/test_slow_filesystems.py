@@ -1,4 +1,4 @@
-"""File servers that do not answer: only who asks for their files waits, and is answered in the end."""
+"""File servers that do not answer: only clients that ask for their files wait, and are answered later."""
 
 import signal
 import time
@@ -15,17 +15,19 @@ from tests.trouble.hanging_filesystem import TOO_LONG, HangingFilesystem, Server
 from tests.trouble.stopwatch import Stopwatch
 from tests.waiting import wait_until
 
-SHORT = 0.1  # seconds: what nobody may wait for somebody else's trouble
-ATTENTION = 0.2  # seconds for which calls are made to see that
-UPGRADE = 2.0  # seconds, enough for a live upgrade to be done
-LONGEST_UPGRADE = 1.0  # seconds that clients may wait for one: Python and trio start anew
+SHORT = 0.1  # seconds: the longest that a client may wait because of another client's file server
+ATTENTION = 0.2  # seconds: how long calls are made to measure that
+UPGRADE = 2.0  # seconds: enough for a live upgrade
+LONGEST_UPGRADE = (
+    1.0  # seconds: how long clients may wait during an upgrade, which starts Python and trio anew
+)
 LONGEST_SHUTDOWN = 2.0  # seconds
-LONGER_THAN_IT_TAKES_TO_FENCE = 0.5  # seconds; a holder that lives is sent SIGTERM after 0.1
+LONGER_THAN_IT_TAKES_TO_FENCE = 0.5  # seconds; a living holder gets SIGTERM after 0.1
 HUNG_CALLS = 25  # for each of two servers: together more than the 40 threads that trio has by default
 
 
 class Bystander:
-    """A guest with a local disk, who is to notice nothing."""
+    """A guest with a local disk, which must not notice that a file server hangs."""
 
     def __init__(self, guest: Guest, directory: Path, daemon: PrivateDaemon) -> None:
         self.guest = guest
@@ -34,7 +36,7 @@ class Bystander:
         self.disk.touch()
 
     def worst_wait(self, seconds: float = ATTENTION) -> float:
-        """Make calls one after the other for that long; the longest that one took, in seconds."""
+        """Make one call after the other for `seconds`; return the duration of the longest, in seconds."""
         worst = 0.0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -57,7 +59,7 @@ def remote(filesystem: HangingFilesystem) -> Path:
 
 
 def hang_in_acquire(guest: Guest, filesystem: HangingFilesystem, disk: Path, operation: str) -> None:
-    """Have the guest's acquire hang in that operation."""
+    """Have the guest's acquire hang in the given operation."""
     before = filesystem.arrived(operation)
     filesystem.hang(operation)
     guest.send_acquire(disk)
@@ -145,10 +147,10 @@ def test_a_path_that_leads_to_a_hung_server_by_a_link_hangs_nobody_else(
     granted[0].release(guests[granted[0]])
 
 
-def test_a_lockspace_on_a_hung_server(
+def test_a_lockspace_on_a_hung_server_hangs_nobody_else(
     filesystem: HangingFilesystem, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
-    """Made, filled with a lease and emptied, each step of it hanging for a while."""
+    """The lockspace is created, a lease is acquired in it and released; each step hangs for a while."""
     guest = make_guest()
     lockspace, lease = filesystem.path / "leases", Path("lease")
     steps = {
@@ -224,7 +226,7 @@ def test_a_guest_that_dies_while_its_acquire_hangs_gets_no_lock(
 def test_a_guest_that_only_leaves_while_its_acquire_hangs_is_not_killed(
     filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
-    """It never was told that it had the lock."""
+    """The guest was never told that it has the lock, so it cannot rely on it."""
     guest, rival = make_guest(), make_guest()
     hang_in_acquire(guest, filesystem, remote, "open")
     guest.drop_connection()
@@ -235,7 +237,7 @@ def test_a_guest_that_only_leaves_while_its_acquire_hangs_is_not_killed(
     rival.release(remote)
 
 
-def test_a_guest_that_dies_while_its_release_hangs(
+def test_the_lock_of_a_guest_that_dies_while_its_release_hangs_ends(
     filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
     guest, rival = make_guest(), make_guest()
@@ -254,7 +256,7 @@ def test_a_guest_that_dies_while_its_release_hangs(
 def test_the_close_of_a_dead_guests_disk_holds_up_nobody_else(
     filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
-    """Nobody asked for this close: the daemon itself does it when a holder has died."""
+    """No client asked for this close: the daemon closes a disk by itself when its owner has died."""
     guest, rival = make_guest(), make_guest()
     guest.acquire(remote)
     before = filesystem.arrived("flush")
@@ -271,7 +273,7 @@ def test_the_close_of_a_dead_guests_disk_holds_up_nobody_else(
 
 
 @pytest.mark.parametrize("operation", ["open", "setlk"])
-def test_a_live_upgrade_while_an_acquire_hangs(
+def test_a_live_upgrade_while_an_acquire_hangs_loses_no_call(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
     remote: Path,
@@ -279,7 +281,7 @@ def test_a_live_upgrade_while_an_acquire_hangs(
     bystander: Bystander,
     operation: str,
 ) -> None:
-    """Others go on, and the call is answered once; before the upgrade or after it."""
+    """Other clients are served, and the call is answered once, before the upgrade or after it."""
     guest, rival = make_guest(), make_guest()
     hang_in_acquire(guest, filesystem, remote, operation)
     image = daemon.running_image()
@@ -299,10 +301,10 @@ def test_a_live_upgrade_while_an_acquire_hangs(
     rival.release(remote)
 
 
-def test_a_live_upgrade_while_more_calls_hang_than_there_are_threads(
+def test_a_live_upgrade_while_more_calls_hang_than_there_are_threads_loses_no_call(
     daemon: PrivateDaemon, filesystem: HangingFilesystem, make_guest: MakeGuest, bystander: Bystander
 ) -> None:
-    """Some hang, some wait for a thread: each is answered once, by the daemon before or after."""
+    """Some calls hang, some wait for a thread. Each is answered once, before the upgrade or after it."""
     disks = [filesystem.path / str(number) for number in range(HUNG_CALLS)]
     for disk in disks:
         disk.touch()
@@ -326,14 +328,17 @@ def test_a_live_upgrade_while_more_calls_hang_than_there_are_threads(
     assert filesystem.locks() == []
 
 
-def test_a_live_upgrade_while_the_server_of_a_held_lock_hangs(
+def test_a_live_upgrade_while_the_server_of_a_held_lock_hangs_keeps_the_lock(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
     remote: Path,
     make_guest: MakeGuest,
     bystander: Bystander,
 ) -> None:
-    """A process that the daemon starts closes its copy of the disk's descriptor: that one hangs, and nobody else."""
+    """A process that the daemon starts has a copy of the disk's descriptor.
+
+    Only that process hangs when it closes.
+    """
     guest, rival = make_guest(), make_guest()
     guest.acquire(remote)
     filesystem.hang("everything")
@@ -350,7 +355,7 @@ def test_a_live_upgrade_while_the_server_of_a_held_lock_hangs(
     assert filesystem.locks() == []
 
 
-def test_a_live_upgrade_while_a_release_hangs(
+def test_a_live_upgrade_while_a_release_hangs_loses_no_call(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
     remote: Path,
@@ -372,14 +377,14 @@ def test_a_live_upgrade_while_a_release_hangs(
     assert filesystem.locks() == []
 
 
-def test_a_shutdown_while_an_acquire_hangs(
+def test_a_shutdown_while_an_acquire_hangs_disconnects_everybody_at_once(
     daemon: PrivateDaemon,
     filesystem: HangingFilesystem,
     remote: Path,
     make_guest: MakeGuest,
     bystander: Bystander,
 ) -> None:
-    """Everybody is told at once, though the process cannot end before the server answers."""
+    """All connections are closed at once, although the process cannot end before the server answers."""
     guest = make_guest()
     hang_in_acquire(guest, filesystem, remote, "open")
     start = time.monotonic()
@@ -426,7 +431,7 @@ def test_a_file_system_that_is_mounted_while_the_daemon_runs_is_known_to_be_slow
 def test_a_file_system_that_hides_a_local_one_is_known_to_be_slow(
     stage: Stage, daemon: PrivateDaemon, make_guest: MakeGuest, bystander: Bystander, tmp_path: Path
 ) -> None:
-    """What is mounted below a mount point before is out of sight, and still in the kernel's table."""
+    """A mount below the mount point becomes invisible, but stays in the kernel's mount table."""
     hidden = tmp_path / "late" / "below"
     hidden.mkdir(parents=True)
     daemon.run_inside("mount", "-t", "tmpfs", "hidden", str(hidden))

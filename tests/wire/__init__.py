@@ -1,1 +1,1 @@
-"""What `lockd.wire` says, held against xdrlib3 as an independent codec."""
+"""Encoding and decoding in `lockd.wire`, compared with xdrlib3, an independent codec."""

@@ -1,4 +1,4 @@
-"""What peers may send: numbers, strings and frames."""
+"""Hypothesis strategies for numbers and strings that peers may send."""
 
 from hypothesis import strategies as st
 from xdrlib3 import Packer
@@ -6,15 +6,15 @@ from xdrlib3 import Packer
 uint32 = st.integers(0, 2**32 - 1)
 int32 = st.integers(-(2**31), 2**31 - 1)
 
-# Bytes of any kind: a file's name need not be UTF-8.
 names = st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
-"""The bytes of strings, short ones."""
+"""Short strings, as bytes: the name of a file need not be UTF-8."""
 
 
 def packed(form: str, *values: bytes | int | str | None) -> bytes:
-    """What xdrlib3 makes of values, in the order of `form`.
+    """Encode values with xdrlib3.
 
-    A letter each: u unsigned, i signed, b boolean, s string, o string or absent, f bytes of a known number.
+    `form` has one letter for each value: u unsigned, i signed, b boolean, s string, o string or absent, f
+    bytes of fixed length.
     """
     packer = Packer()
     for kind, value in zip(form, values, strict=True):

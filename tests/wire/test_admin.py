@@ -1,4 +1,4 @@
-"""The admin program's arguments and results, against xdrlib3."""
+"""The admin program's arguments and results, compared with xdrlib3."""
 
 from typing import Any
 
@@ -83,8 +83,8 @@ def test_a_client_is_what_xdrlib_writes(client: Client) -> None:
 
 
 @given(st.lists(clients, max_size=3), st.lists(texts, max_size=3), uint32)
-def test_lists_say_how_many_there_are(listed: list[Client], servers: list[str], count: int) -> None:
-    """Also where the list was not asked for."""
+def test_lists_carry_a_number(listed: list[Client], servers: list[str], count: int) -> None:
+    """The number need not be that of the items: a caller may ask for the number alone."""
     expected = packed("u", len(listed)) + b"".join(map(by_hand, listed)) + packed("u", count)
     assert admin.encode_clients(listed, count) == expected
     expected = packed("u", len(servers)) + b"".join(map(admin.encode_server, servers)) + packed("u", count)
@@ -110,7 +110,7 @@ def test_the_logs_settings_are_what_xdrlib_writes(setting: bytes, count: int) ->
 
 @given(names, uint32.filter(bool))
 def test_an_absent_setting_is_an_empty_one(setting: bytes, there: int) -> None:
-    """libvirt takes any number but 0 to say that it is there."""
+    """libvirt accepts any number except 0 as the mark that the setting is present."""
     assert Arguments(packed("us", there, setting)).text() == text(setting)
     assert Arguments(packed("u", 0)).text() == ""
 

@@ -1,4 +1,4 @@
-"""Error replies: what their payload says, and libvirt's numbers and words in them."""
+"""Error replies: their encoding, and libvirt's error codes and texts."""
 
 import errno
 import os
@@ -50,21 +50,21 @@ def test_an_error_reply_is_what_xdrlib_writes(
 
 
 @given(st.integers(0, 80))
-def test_half_an_error_reply_is_none(end: int) -> None:
+def test_a_truncated_error_reply_is_refused(end: int) -> None:
     payload = internal_error("it is broken").encode()
-    # The reply's last word says that no network object follows, which nobody looks at.
+    # The last word of the reply says that no network object follows. It is not decoded.
     with pytest.raises(DecodeError):
         ErrorReply.decode(payload[: min(end, len(payload) - 5)])
 
 
-def test_an_error_about_a_domain_is_none_of_ours() -> None:
-    """libvirt puts a domain object there, which the lock and admin programs never do."""
+def test_an_error_reply_with_a_domain_is_refused() -> None:
+    """libvirt may put a domain object into an error, but the lock and admin programs never do."""
     payload = packed("iioib", 1, 7, b"message", 2, True) + packed("sfi", b"", bytes(16), 1)
     with pytest.raises(DecodeError, match="domain"):
         ErrorReply.decode(payload + packed("oooiib", None, None, None, -1, -1, False))
 
 
-# Measured on libvirt 9.0.0's virtlockd: code, domain, message, str1, str2, int1, int2.
+# Recorded from the virtlockd of libvirt 9.0.0: code, domain, message, str1, str2, int1, int2.
 MEASURED = [
     (
         operation_invalid("lock owner details have not been registered"),
@@ -141,5 +141,5 @@ def test_errors_have_libvirts_numbers_and_words(
 
 
 @given(int32)
-def test_numbers_are_told_as_virtlockd_prints_them(number: int) -> None:
+def test_signed_shows_numbers_as_virtlockd_prints_them(number: int) -> None:
     assert signed(number % 2**32) == number

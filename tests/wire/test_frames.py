@@ -1,4 +1,4 @@
-"""Frames: cut from a stream in any pieces, bounded, and handed over in the middle."""
+"""Frames: read from a stream in any pieces, limited in size, and handed over in the middle of a frame."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -36,7 +36,7 @@ frames = st.lists(st.tuples(headers, payloads), max_size=6)
 
 
 def stream_of(sent: Iterable[Sent]) -> bytes:
-    """The bytes that carry the frames, as xdrlib3 writes them."""
+    """Encode frames with xdrlib3."""
     return b"".join(
         packed("uuuuuuu", LENGTH_MIN + len(payload), *header) + payload for header, payload in sent
     )
@@ -47,7 +47,7 @@ def what_is_kept(sent: Iterable[Sent]) -> list[Sent]:
 
 
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The data, cut at those of the places that are in it."""
+    """Return the data, cut into pieces at the given offsets, each modulo its length + 1."""
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [data[start:end] for start, end in pairwise(places)]
 
@@ -57,7 +57,7 @@ def header_of(frame: Frame) -> Header:
 
 
 def read(reader: FrameReader) -> list[Sent]:
-    """All frames that are there to be read, without their lengths."""
+    """Return all frames that a reader has, without their lengths."""
     found = []
     while (frame := reader.next_frame()) is not None:
         found.append((header_of(frame), frame.payload))
@@ -101,7 +101,7 @@ small = ((7, 8, 9, 10, 11, 12), b"next")
 def test_another_reader_resumes_where_the_first_one_stopped(
     sent: list[Sent], cut: int, all_read: bool
 ) -> None:
-    """Whether or not the first one has returned the frames that were complete."""
+    """It does not matter whether the first one has already returned its complete frames."""
     before, after = pieces(stream_of(sent), [cut])
     first, second = FrameReader(PAYLOAD_KEPT), FrameReader(PAYLOAD_KEPT)
     first.feed(before)
@@ -114,8 +114,8 @@ def test_another_reader_resumes_where_the_first_one_stopped(
 
 
 @given(st.lists(st.integers(1, 3 * PAYLOAD_KEPT), min_size=1, max_size=3), st.integers(0, 9))
-def test_a_reader_is_handed_on_in_the_middle_of_what_it_drops(ends: list[int], more: int) -> None:
-    """Any number of times: each hand-over is between two pieces of one frame that is too large to be kept."""
+def test_a_reader_is_handed_over_while_it_drops_a_large_frame(ends: list[int], more: int) -> None:
+    """There may be several hand-overs, each between two pieces of one frame that is too large to be kept."""
     sent = [(oversized[0], bytes(3 * PAYLOAD_KEPT + more)), small]
     stream = stream_of(sent)
     reader = FrameReader(PAYLOAD_KEPT)
@@ -129,8 +129,8 @@ def test_a_reader_is_handed_on_in_the_middle_of_what_it_drops(ends: list[int], m
     assert received == what_is_kept(sent)
 
 
-def test_a_frame_dropped_to_its_end_is_handed_over_with_what_follows_it() -> None:
-    """The end of the oversized frame and the next one came in one piece, and nobody has asked for them yet."""
+def test_the_end_of_a_dropped_frame_is_handed_over_with_the_next_frame() -> None:
+    """The end of the oversized frame and the next frame came in one piece, and were not read yet."""
     reader, successor = FrameReader(PAYLOAD_KEPT), FrameReader(PAYLOAD_KEPT)
     stream = stream_of([oversized, small])
     reader.feed(stream[: LENGTH_MIN + PAYLOAD_KEPT + 1])
@@ -144,7 +144,7 @@ def test_a_frame_dropped_to_its_end_is_handed_over_with_what_follows_it() -> Non
 @example(LENGTH_MIN - 1, True)
 @example(LENGTH_MAX + 1, True)
 @example(0, False)
-def test_an_impossible_length_is_refused_as_soon_as_it_is_there(length: int, alone: bool) -> None:
+def test_an_impossible_length_is_refused_as_soon_as_it_has_arrived(length: int, alone: bool) -> None:
     reader = FrameReader(PAYLOAD_KEPT)
     data = packed("u", length)
     reader.feed(data[:3])
@@ -154,7 +154,7 @@ def test_an_impossible_length_is_refused_as_soon_as_it_is_there(length: int, alo
         reader.next_frame()
 
 
-def test_the_largest_frame_costs_no_more_than_what_is_kept_of_it() -> None:
+def test_the_largest_frame_takes_no_more_memory_than_its_kept_part() -> None:
     reader = FrameReader(PAYLOAD_KEPT)
     header = packed("uuuuuuu", LENGTH_MAX, 1, 2, 3, 0, 5, 0)
     reader.feed(header)
@@ -170,12 +170,12 @@ def test_the_largest_frame_costs_no_more_than_what_is_kept_of_it() -> None:
 
 
 @given(headers, payloads)
-def test_what_is_encoded_is_what_xdrlib_writes(header: Header, payload: bytes) -> None:
+def test_frames_are_encoded_as_xdrlib_does(header: Header, payload: bytes) -> None:
     assert encode(*header, payload=payload) == stream_of([(header, payload)])
 
 
 @given(headers, payloads, st.sampled_from(Status))
-def test_a_reply_repeats_what_the_call_says(header: Header, payload: bytes, status: Status) -> None:
+def test_a_reply_repeats_the_header_of_its_call(header: Header, payload: bytes, status: Status) -> None:
     program, version, procedure, _, serial, _ = header
     call = Frame(encode(*header))
     expected = (program, version, procedure, FrameType.REPLY, serial, status)
@@ -183,8 +183,8 @@ def test_a_reply_repeats_what_the_call_says(header: Header, payload: bytes, stat
 
 
 @given(headers, st.lists(st.tuples(headers, payloads), max_size=3))
-def test_a_reader_says_when_it_has_returned_all(header: Header, sent: list[Sent]) -> None:
-    """Whoever is told so asks for no more."""
+def test_a_reader_is_empty_once_it_has_returned_all_frames(header: Header, sent: list[Sent]) -> None:
+    """A caller need not ask an empty reader for a frame."""
     reader = FrameReader(PAYLOAD_KEPT)
     assert reader.is_empty
     reader.feed(stream_of([(header, b""), *sent]))
@@ -201,9 +201,7 @@ def test_frames_of_a_kind_have_their_first_numbers_in_common(header: Header) -> 
 
 
 @given(headers, payloads)
-def test_a_frame_whose_end_was_dropped_is_a_whole_one_when_it_is_shortened(
-    header: Header, payload: bytes
-) -> None:
+def test_shortened_makes_a_whole_frame_of_one_whose_end_was_dropped(header: Header, payload: bytes) -> None:
     sent = encode(*header, payload=payload + b"dropped")
     assert Frame(sent[: LENGTH_MIN + len(payload)]).shortened == encode(*header, payload=payload)
 
@@ -225,7 +223,7 @@ def test_a_call_without_descriptors_is_a_plain_call(header: Header, payload: byt
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(3), packed("u", 1), packed("u", 2**32 - 1) + bytes(8)])
-def test_a_call_with_descriptors_cannot_be_followed(payload: bytes) -> None:
+def test_a_call_with_descriptors_is_refused(payload: bytes) -> None:
     call = Frame(encode(1, 1, 1, FrameType.CALL_WITH_FDS, 1, 0, payload))
     with pytest.raises(FrameError, match="descriptors"):
         without_descriptors(call)

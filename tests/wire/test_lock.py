@@ -1,4 +1,4 @@
-"""The lock program's arguments: decoded as xdrlib3 does, for valid, truncated and garbage payloads."""
+"""The lock program's arguments are decoded as xdrlib3 decodes them: valid, truncated and garbage payloads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from tests.wire.strategies import names, packed, uint32
 
 
 def bounded_string(unpacker: Unpacker) -> str:
-    """A string as the protocol bounds it."""
+    """Unpack a string of at most the protocol's length."""
     size = unpacker.unpack_uint()
     if size > lock.STRING_MAX:
         raise Error(f"{size} bytes")
@@ -38,7 +38,7 @@ def lockspace(unpacker: Unpacker) -> tuple[str, int]:
     return bounded_string(unpacker), unpacker.unpack_uint()
 
 
-# How each kind of arguments is decoded here, and by xdrlib3 alone.
+# For each kind of arguments: lockd's decoder, and one that uses only xdrlib3.
 DECODERS: dict[str, tuple[Callable[[bytes], Any], Callable[[Unpacker], Any]]] = {
     "register": (lock.decode_register, register),
     "flags": (lock.decode_flags, Unpacker.unpack_uint),
@@ -64,7 +64,7 @@ garbage = st.lists(st.binary(max_size=12) | small_lengths | uint32.map(lambda n:
 
 
 def outcome(decode: Callable[[Any], Any], payload: Any) -> Any:
-    """What decoding gives, or None where the payload does not hold it."""
+    """Decode a payload; return the result, or None if it is invalid."""
     try:
         return decode(payload)
     except (DecodeError, Error, EOFError):
@@ -73,7 +73,7 @@ def outcome(decode: Callable[[Any], Any], payload: Any) -> Any:
 
 @given(decoders, valid_payloads | garbage, st.binary(max_size=8))
 def test_arguments_decode_as_xdrlib_decodes_them(kind: str, payload: bytes, trailing: bytes) -> None:
-    """Also those of another procedure; what follows them is ignored."""
+    """The payload may be that of another procedure. Bytes after the arguments are ignored."""
     decode, by_xdrlib = DECODERS[kind]
     for data in (payload, payload + trailing):
         assert outcome(decode, data) == outcome(by_xdrlib, Unpacker(data))
@@ -138,7 +138,7 @@ def test_a_name_of_any_bytes_survives(name: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_never_raises_anything_but_its_own_errors(data: bytes) -> None:
-    """Frames of any length are cut from it, and each is taken for every kind of arguments."""
+    """Read a frame from the data, and decode its payload as each kind of arguments."""
     reader = FrameReader(lock.ARGUMENTS_MAX)
     reader.feed((b"\0\0\0" + bytes([28 + len(data) % 100])) + data)
     frame = reader.next_frame()

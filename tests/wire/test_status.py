@@ -12,7 +12,7 @@ from lockd.wire.text import text
 from lockd.wire.xdr import DecodeError
 from tests.wire.strategies import names, packed
 
-# Paths and names in documents may be any bytes.
+# Paths and names in documents may contain any bytes.
 texts = st.text(max_size=10) | names.map(text)
 scalars = st.none() | st.booleans() | st.integers() | texts
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(texts, scalars, max_size=3)
@@ -30,7 +30,7 @@ def test_a_document_is_json_in_one_string(document: dict[str, Any]) -> None:
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda data: packed("s", data)))
-def test_what_is_no_document_is_refused_with_a_value_error(payload: bytes) -> None:
+def test_an_invalid_document_is_refused_with_a_value_error(payload: bytes) -> None:
     try:
         document = status.decode_document(payload)
     except ValueError:
@@ -44,8 +44,8 @@ def test_a_document_is_an_object(value: str) -> None:
         status.decode_document(packed("s", value.encode()))
 
 
-def test_a_document_nested_without_end_is_refused() -> None:
-    """Python's parser recurses: a peer decides how deep."""
+def test_a_document_that_is_nested_too_deep_is_refused() -> None:
+    """Python's JSON parser is recursive, and a peer decides how deep it goes."""
     with pytest.raises(ValueError, match="nested"):
         status.decode_document(packed("s", b'{"a":' + b"[" * 100_000))
 

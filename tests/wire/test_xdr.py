@@ -1,4 +1,4 @@
-"""Single XDR values, both ways, against xdrlib3."""
+"""Encoding and decoding of single XDR values, compared with xdrlib3."""
 
 import math
 import subprocess
@@ -82,7 +82,7 @@ def test_arrays_decode_as_xdrlib_decodes_them(numbers: list[int]) -> None:
 
 
 def test_a_path_names_the_same_file_in_any_locale() -> None:
-    """Python opens the file of a text by its own encoding of file names, which follows the locale."""
+    """Python encodes a text as a file name with an encoding that depends on the locale."""
     program = (
         "import os, sys; from lockd.wire.text import text; print(os.fsencode(text(os.fsencode(sys.argv[1]))))"
     )
@@ -97,7 +97,7 @@ def test_a_path_names_the_same_file_in_any_locale() -> None:
         assert run.stdout.strip() == repr(name)
 
 
-def test_bounds_are_checked_before_anything_is_believed() -> None:
+def test_a_length_above_its_bound_is_refused() -> None:
     huge = packed("u", 2**32 - 1)
     with pytest.raises(DecodeError, match="4294967295 bytes, 100 are possible"):
         Decoder(huge).string(LIMIT)
