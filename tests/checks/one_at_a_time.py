@@ -16,10 +16,16 @@ ALONE = {
     "tests/ctl/test_cleaning.py::test_no_lock_is_given_twice_while_it_cleans": "wants much done in 20 seconds",
     "tests/handover/test_crowd.py": "counts lines of /proc/locks, of which a read may miss some while others change",
     "tests/handover/test_virtlockd.py::test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared": "chooses a pid",
+    "tests/libvirt/test_idle.py": "a lock daemon ends after a second or two in which nothing comes from a busy machine",
+    "tests/libvirt/test_session.py::test_the_spawned_lock_daemon_ends_when_idle_and_comes_back": "likewise",
     "tests/trouble/test_dying_owners.py": "chooses pids, which others' new processes would take; limits of time",
     "tests/trouble/test_slow_filesystems.py": "limits of time",
 }
 """Which tests, a file or one of its tests, and why."""
+
+MACHINES = "tests/systemd/"
+"""Two machines of systemd-nspawn that start at once remove each other's directory below /run/systemd/nspawn: one
+process runs all of these tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,13 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the list."""
+    """Mark the tests that cannot run beside others, or beside each other."""
     for item in items:
         if any(
             item.nodeid.partition("[")[0] == name or item.nodeid.startswith(f"{name}::") for name in ALONE
         ):
             item.add_marker("alone")
+        if item.nodeid.startswith(MACHINES):
+            item.add_marker(pytest.mark.xdist_group("machines"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -36,7 +36,7 @@ def test_together_again(number):
 
 
 def test_an_exclusive_test_shares_the_machine_with_no_other(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, SOURCE, "-n", "3", "--dist", "worksteal", plugin="tests.checks.one_at_a_time")
+    done = run_pytest(tmp_path, SOURCE, "-n", "3", "--dist", "loadgroup", plugin="tests.checks.one_at_a_time")
     assert done.returncode == 0, done.stdout
     log = (tmp_path / "log").read_text().splitlines()
     assert len(log) == 2 * 43
