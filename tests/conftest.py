@@ -16,7 +16,7 @@ settings.register_profile("lockd", deadline=None)
 settings.register_profile(
     "nightly",
     deadline=None,
-    max_examples=int(os.environ.get("LOCKD_EXAMPLES", "20000")),
+    max_examples=int(os.environ.get("LOCKD_EXAMPLES", "5000")),
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
