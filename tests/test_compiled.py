@@ -1,4 +1,4 @@
-"""The way of an acquire is compiled (pyproject.toml says which modules), from source that runs as it is too."""
+"""The modules that every acquire goes through are compiled (pyproject.toml names them). Their source runs too."""
 
 import ast
 import subprocess
@@ -20,7 +20,7 @@ def name_of(source: Path) -> str:
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
 def test_what_runs_here_is_compiled(source: Path) -> None:
-    """What is tested is what users run."""
+    """The tests run what users run."""
     module = import_module(name_of(source))
     assert module.__file__ is not None
     assert module.__file__.endswith(".so")
@@ -28,7 +28,7 @@ def test_what_runs_here_is_compiled(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
 def test_an_exception_s_name_is_used_for_one_type_in_a_function(source: Path) -> None:
-    """A compiled function checks the first one's type in all of them, which mypy does not know."""
+    """A compiled function checks all of them for the type of the first one, which mypy does not report."""
     for function in ast.walk(ast.parse(source.read_text())):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             handlers = [
@@ -39,8 +39,8 @@ def test_an_exception_s_name_is_used_for_one_type_in_a_function(source: Path) ->
 
 
 def test_the_source_does_the_same() -> None:
-    """Where nobody can compile, and under the tools that look into the interpreter's steps."""
-    rooms = ["tests/wire", "tests/locks"]
+    """It is what runs if nobody can compile, and under tools that look into the interpreter's steps."""
+    rooms = ["tests/wire", "tests/linux", "tests/locks", "tests/engines"]
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "tests.uncompiled", *rooms]
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stdout

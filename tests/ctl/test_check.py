@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-from lockd.ctl.mounts import Mount, Reach, mount_of
 from tests.ctl.conftest import Host
 from tests.waiting import wait_until
 
@@ -78,7 +77,7 @@ def test_a_lockspace_that_is_no_directory_fails(host: Host) -> None:
     leases = host.lockspace()
     assert checked(host)[f"lockspace {leases}"][0] == "WARN"
     leases.touch()
-    assert checked(host, status=1)[f"lockspace {leases}"] == ("FAIL", "is no directory")
+    assert checked(host, status=1)[f"lockspace {leases}"] == ("FAIL", "is not a directory")
 
 
 def test_a_lockspace_that_cannot_be_written_fails(host: Host) -> None:
@@ -104,34 +103,6 @@ def test_a_daemon_that_is_not_there_fails(host: Host) -> None:
         assert checked(host, status=1)["lock daemon"] == ("FAIL", "the daemon does not answer")
     finally:
         host.daemon.signal(signal.SIGCONT)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "reach"),
-    [
-        ("nfs4", "rw,relatime,local_lock=none", Reach.ALL_HOSTS),
-        ("nfs", "rw,local_lock=none", Reach.ALL_HOSTS),
-        ("nfs", "rw,nolock,local_lock=all", Reach.BROKEN),
-        ("nfs", "rw,local_lock=posix", Reach.BROKEN),
-        ("nfs", "rw,local_lock=flock", Reach.ALL_HOSTS),
-        ("cifs", "rw,nobrl", Reach.BROKEN),
-        ("gfs2", "rw", Reach.ALL_HOSTS),
-        ("gfs2", "rw,localflocks", Reach.BROKEN),
-        ("ceph", "rw", Reach.ALL_HOSTS),
-        ("fuse.glusterfs", "rw", Reach.UNKNOWN),
-        ("virtiofs", "rw", Reach.UNKNOWN),
-        ("ext4", "rw", Reach.THIS_HOST),
-        ("tmpfs", "rw", Reach.THIS_HOST),
-    ],
-)
-def test_how_far_locks_reach_is_known_by_kind_and_options(kind: str, options: str, reach: Reach) -> None:
-    assert Mount("/mnt", kind, "server:/export", frozenset(options.split(","))).reach is reach
-
-
-def test_the_mount_of_a_path_is_the_innermost_one() -> None:
-    assert mount_of("/proc/self/status").kind == "proc"
-    assert mount_of("/proc/missing/below").point == "/proc"
-    assert mount_of("/").point == "/"
 
 
 # metrics

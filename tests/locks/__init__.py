@@ -1,1 +1,1 @@
-"""`lockd.locks` on real files, held against the kernel's own table."""
+"""The lock table, with the engine of files on real files, held against the kernel's own table."""

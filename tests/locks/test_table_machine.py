@@ -28,6 +28,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from lockd.engines.files import file_lock
+from lockd.engines.files.engine import FilesEngine
+from lockd.engines.files.inodes import Inodes
+from lockd.engines.files.lockspaces import path_of
+from lockd.linux.file_identity import Identity
+from lockd.locks.engine import Hold, Later
 from lockd.locks.errors import (
     Busy,
     InvalidName,
@@ -38,14 +44,14 @@ from lockd.locks.errors import (
     UnknownLockspace,
 )
 from lockd.locks.errors import Outsider as Outside
-from lockd.locks.inodes import Identity
-from lockd.locks.resource import Resource, State
-from lockd.locks.table import DIRECT, LockTable, create_file, delete_file, path_of
+from lockd.locks.resource import DIRECT, Resource, State
+from lockd.locks.table import LockTable
 from tests.kernel_locks import locks_of
-from tests.locks.outsider import Outsider
+from tests.lock_fixtures import slow_mounts
+from tests.outsider import Outsider
 from tests.private_mounts import bind, can_mount, private_mounts, unmount
 
-# Paths below the example's directory. Those of one line are aliases of its first, until somebody replaces one.
+# Paths in the example's directory. All paths of a line are aliases of the first, until somebody replaces one.
 FILES = [
     "images/a", "images/hard-a", "images/soft-a", "bound/a", "soft-images/a",
     "images/b", "leases/hard-b",
@@ -92,7 +98,10 @@ class TableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = self.world.directory / str(next(self.world.numbers))
-        self.table = LockTable()
+        self.inodes = Inodes()
+        # Everything is local to this engine, whatever the example's directory is on.
+        self.engine = FilesEngine(self.inodes, slow_mounts({}))
+        self.table = LockTable(self.engine)
         self.held: dict[Key, Held] = {}
         self.outside: dict[int, dict[Identity, str]] = {0: {}, 1: {}}
         for name in ("images/directory", "leases", "bound", "bound-leases", "devices"):
@@ -122,7 +131,7 @@ class TableMachine(RuleBasedStateMachine):
         for name in LOCKSPACES:
             self.table.add_lockspace(str(self.directory / name))
 
-    # The table's calls.
+    # Calls on the table
 
     keys = st.one_of(
         st.tuples(st.just(DIRECT), st.sampled_from(FILES)),
@@ -156,28 +165,27 @@ class TableMachine(RuleBasedStateMachine):
         self.held[key].owners[owner] += 1
 
     def take(self, key: Key, owner: int, shared: bool, autocreate: bool, in_thread: bool) -> None:
-        """What the daemon does: in a worker thread, or on the spot as far as no link has to be followed."""
-        resource = self.table.reserve(*key, owner, shared=shared, autocreate=autocreate)
+        """Take a lock as the daemon does: in a worker thread, or on the spot if no link has to be followed."""
+        resource = self.table.reserve(*key, owner, 0.0, shared=shared, autocreate=autocreate)
         if resource is None:
             return
-        inodes = self.table.inodes
+        taken: Hold | Later[Hold]
         try:
-            try:
-                if in_thread:
-                    resource.take_pinned(inodes)
-                else:
-                    resource.take(inodes)
-            except SystemCallFailed as error:
-                if in_thread or error.errno != errno.ELOOP:
-                    raise
-                resource.take_pinned(inodes)
+            if in_thread:
+                resource.queue = "/"
+                taken = file_lock.take_pinned(self.inodes, resource)
+            else:
+                taken = self.engine.take(resource)
+                if isinstance(taken, Later):
+                    assert os.path.islink(resource.path)
+                    taken = taken.work()
         except LockError:
             self.table.forget(resource)
             raise
-        self.table.grant(resource)
+        self.table.grant(resource, taken)
 
     def refusal(self, key: Key, shared: bool, autocreate: bool) -> LockError | None:
-        """The error that acquiring is refused with, if it is."""
+        """Return the error that an acquire is refused with, or None."""
         lockspace, name = key
         held = self.held.get(key)
         if lockspace == str(self.directory / "unknown"):
@@ -247,11 +255,14 @@ class TableMachine(RuleBasedStateMachine):
             self.drop(resource)
 
     def drop(self, resource: Resource) -> None:
-        """End a lock. The file that was made for it goes with it, if it is still there and nobody shares it."""
+        """Drop a lock. The file that was made for it is removed, if it is still there and nobody shares it."""
         held = self.held.pop((resource.lockspace, resource.name))
         before = named(held.path)
         shared = any(held.identity in locks for locks in self.outside.values())
-        resource.drop(self.table.inodes)
+        later = self.engine.drop(resource)
+        assert (later is None) == (resource.queue is None)
+        if later is not None:
+            later.work()
         self.table.forget(resource)
         removed = held.autocreate and not shared and before == held.identity
         assert named(held.path) == (None if removed else before)
@@ -261,7 +272,7 @@ class TableMachine(RuleBasedStateMachine):
         key = self.key(place)
         existed = key[0] != str(self.directory / "unknown") and "\0" not in key[1] and self.exists(key)
         try:
-            create_file(self.table.inodes, self.table.check_free(*key))
+            assert self.engine.create(self.table.check_free(*key)) is None
         except Busy:
             assert key in self.held
         except (InvalidName, UnknownLockspace):
@@ -283,7 +294,7 @@ class TableMachine(RuleBasedStateMachine):
         try:
             path = self.table.check_free(*key)
             file = identity(os.lstat(path)) if os.path.lexists(path) else None
-            delete_file(self.table.inodes, path, key[1])
+            assert self.engine.delete(path, key[1]) is None
         except Busy:
             assert key in self.held or file in self.held_files()
         except (InvalidName, UnknownLockspace):
@@ -297,7 +308,7 @@ class TableMachine(RuleBasedStateMachine):
     def held_files(self) -> set[Identity]:
         return {held.identity for held in self.held.values()}
 
-    # What others do.
+    # What others do
 
     outside_files = st.sampled_from([name for name in FILES if name.startswith("images/")] + ["leases/x"])
     numbers = st.sampled_from([0, 1])
@@ -333,7 +344,7 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(number=st.integers(0, 20), again=st.booleans())
     def outsider_replaces_what_is_held(self, number: int, again: bool) -> None:
-        """Or removes it alone."""
+        """Somebody removes a held file, and may put another one in its place."""
         path = Path(sorted(held.path for held in self.held.values())[number % len(self.held)])
         if not path.is_block_device():
             path.unlink(missing_ok=True)
@@ -359,7 +370,7 @@ class TableMachine(RuleBasedStateMachine):
         if (self.directory / name).is_file() and not os.path.lexists(target):
             os.link(os.path.realpath(self.directory / name), target)
 
-    # What is true at any time.
+    # What is true at any time
 
     @invariant()
     def the_kernel_holds_what_the_table_says(self) -> None:
@@ -385,18 +396,18 @@ class TableMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_descriptor_is_open_on_each_held_file(self) -> None:
-        """And one that could not be closed, at most."""
+        """One more may wait to be closed: parking keeps it to one (``Inodes.open``)."""
         expected = Counter(held.identity for held in self.held.values())
         found = self.open_files()
         assert found.keys() == expected.keys()
         assert (found - expected).total() <= 1
 
     def open_files(self) -> Counter[Identity]:
-        """How many descriptors this process has open on each file of the example."""
+        """Return the number of descriptors that this process has open on each file of the example."""
         return Counter(identity(os.fstat(fd)) for fd in self.descriptors())
 
     def descriptors(self) -> list[int]:
-        """All descriptors of this process that are open on files of the example."""
+        """Return the descriptors of this process that are open on files of the example."""
         with os.scandir("/proc/self/fd") as entries:
             links = {int(entry.name): os.readlink(entry) for entry in entries}
         return [fd for fd, path in links.items() if path.startswith(f"{self.directory}/")]
@@ -411,7 +422,7 @@ class TableMachine(RuleBasedStateMachine):
             assert locks_of(os.getpid()) == {}
             assert not self.open_files()
         finally:
-            # A failure must not be the next example's.
+            # Otherwise the next example would fail too.
             for fd in self.descriptors():
                 os.close(fd)
             for target in self.mounted:
@@ -420,12 +431,12 @@ class TableMachine(RuleBasedStateMachine):
 
 
 def named(path: str) -> Identity | None:
-    """What identifies the file of this path, if there is one."""
+    """Return what identifies the file at a path, or None if there is none."""
     return identity(os.stat(path)) if os.path.exists(path) else None
 
 
 def identity(status: os.stat_result) -> Identity:
-    """What makes two names the same lockable thing: the inode, or the device that a node stands for."""
+    """Return what is the same for all names of one lockable file: the inode, or the device of a device node."""
     if stat.S_ISBLK(status.st_mode):
         return status.st_rdev, -1
     return status.st_dev, status.st_ino
@@ -444,7 +455,7 @@ def assert_refused(error: LockError, expected: LockError | None) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    """Aliases as many as this machine can give."""
+    """As many kinds of aliases as this machine allows."""
     mounts = can_mount()
     with ExitStack() as stack:
         if mounts:

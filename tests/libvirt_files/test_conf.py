@@ -32,7 +32,7 @@ def settings(draw: st.DrawFn) -> tuple[str, str, Value]:
     key = draw(keys)
     source, value = draw(numbers | texts | lists())
     comment = draw(st.sampled_from(["", "# a comment", " # another = 1"]))
-    return f"{draw(blanks)}{key}{draw(blanks)}={draw(blanks)}{source}{comment}", key, value
+    return (f"{draw(blanks)}{key}{draw(blanks)}={draw(blanks)}{source}{comment}", key, value)
 
 
 other_lines = st.lists(st.sampled_from(["", "   ", "# a comment", "\t# key = 1", "#"]), max_size=3)
@@ -105,7 +105,7 @@ def test_nothing_else_is_a_boolean(source: str) -> None:
         ("a = \nb = 1", 1, "a value is a number, a text in quotes, or a list in brackets"),
         ("a = yes", 1, "a value is"),
         ('a = "open\n', 1, "a value is"),
-        ("a = 1 b = 2", 1, "a setting ends with its line"),
+        ("a = 1 b = 2", 1, "there is text after the value"),
         ("a = [ 1, 2\n\n", 3, "',' or ']' is missing in a list"),
         ("a = [\n1 2 ]", 2, "',' or ']' is missing in a list"),
         ("a = [ x ]", 1, "a value is"),

@@ -1,4 +1,4 @@
-"""Where daemon and clients meet: virtlockd's own paths."""
+"""The paths of virtlockd's sockets and files."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from lockd.libvirt.addresses import own_addresses
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the paths of root are root's to ask for")
-def test_roots_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has the paths of root")
+def test_the_paths_of_root_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/elsewhere")
     addresses = own_addresses()
     assert addresses.socket == Path("/run/libvirt/virtlockd-sock")
@@ -27,7 +27,7 @@ def test_roots_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "", "/home/u/.cache/libvirt", "/home/u/.config/libvirt/virtlockd.conf"),
     ],
 )
-def test_a_users_follow_the_environment(
+def test_the_paths_of_a_user_depend_on_the_environment(
     monkeypatch: pytest.MonkeyPatch, runtime: str | None, config: str | None, directory: str, config_file: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

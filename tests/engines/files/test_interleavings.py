@@ -1,7 +1,7 @@
-"""What one thread does, in the middle of what another does: between any two of its system calls.
+"""One thread acts while another is between two of its system calls, for each of them in turn.
 
-Threads of a real race meet in one place out of many, and seldom in the narrow ones. Here the second thread's
-whole action is done before each system call of the first one's in turn, so every place is met.
+In a real race, threads meet at one place out of many, and seldom at the narrow ones. Here every place is tried: the
+second thread does its whole action just before each system call of the first thread.
 """
 
 import os
@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 
 from tests.kernel_locks import KernelLock, locks_of, locks_on
-from tests.locks.outsider import Outsider
+from tests.outsider import Outsider
 from tests.uncompiled import uncompiled
 
 with uncompiled():
+    from lockd.engines.files import file_lock
+    from lockd.engines.files.inodes import Claim, Inodes
+    from lockd.engines.files.lockspaces import create_file, delete_file
+    from lockd.locks.engine import Engine
     from lockd.locks.errors import Busy
-    from lockd.locks.inodes import Inodes
     from lockd.locks.resource import Resource
-    from lockd.locks.table import create_file, delete_file
 
-SYSTEM_CALLS = {"posix", "fcntl"}  # the modules of Python's functions for them
+SYSTEM_CALLS = {"posix", "fcntl"}  # the modules with Python's functions for them
 
 
 class Scene:
@@ -43,24 +45,38 @@ class Scene:
         self.directory = directory
 
     def _resource(self, path: Path, *, autocreate: bool) -> Resource:
-        return Resource("", str(path), str(path), shared=False, autocreate=autocreate)
+        return Resource("", str(path), str(path), Engine(), 0.0, False, autocreate)
+
+    def take(self, resource: Resource) -> None:
+        resource.hold = file_lock.take(self.inodes, resource)
+
+    def take_pinned(self, resource: Resource) -> None:
+        resource.hold = file_lock.take_pinned(self.inodes, resource)
+
+    def drop(self, resource: Resource) -> None:
+        """End the lock of a resource; no effect if it has none, or another thread is ending it."""
+        hold, resource.hold = resource.hold, None
+        if hold is not None:
+            assert isinstance(hold, Claim)
+            file_lock.drop(self.inodes, resource, hold)
 
     def check(self) -> None:
-        """Every lock that was granted is held, on the file that its path names; and no others."""
-        granted = [
-            resource for resource in (self.held, self.first, self.second) if resource.claim is not None
-        ]
-        status = [os.fstat(resource.claim.fd) for resource in granted if resource.claim is not None]
+        """Check that the kernel has each granted lock, on the file that its path names, and no other."""
+        granted = {
+            resource: resource.hold
+            for resource in (self.held, self.first, self.second)
+            if isinstance(resource.hold, Claim)
+        }
+        status = [os.fstat(claim.fd) for claim in granted.values()]
         assert locks_of(os.getpid()) == {(one.st_dev, one.st_ino): "WRITE" for one in status}
         assert len({one.st_ino for one in status}) == len(granted)
-        for resource in granted:
+        for resource, claim in granted.items():
             if resource.autocreate:
-                assert resource.claim is not None
-                assert os.path.samestat(os.stat(resource.path), os.fstat(resource.claim.fd))
+                assert os.path.samestat(os.stat(resource.path), os.fstat(claim.fd))
 
     def end(self) -> None:
         for resource in (self.held, self.first, self.second):
-            resource.drop(self.inodes)
+            self.drop(resource)
         assert locks_of(os.getpid()) == {}
         assert self.inodes.descriptors() == []
         open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in descriptors()]
@@ -75,26 +91,26 @@ def descriptors() -> list[int]:
 
 def take(scene: Scene) -> None:
     with suppress(Busy):
-        scene.first.take(scene.inodes)
+        scene.take(scene.first)
 
 
 def take_pinned(scene: Scene) -> None:
     with suppress(Busy):
-        scene.first.take_pinned(scene.inodes)
+        scene.take_pinned(scene.first)
 
 
 def take_alias(scene: Scene) -> None:
     with suppress(Busy):
-        scene.second.take(scene.inodes)
+        scene.take(scene.second)
 
 
 def take_alias_pinned(scene: Scene) -> None:
     with suppress(Busy):
-        scene.second.take_pinned(scene.inodes)
+        scene.take_pinned(scene.second)
 
 
 def drop(scene: Scene) -> None:
-    scene.held.drop(scene.inodes)
+    scene.drop(scene.held)
 
 
 def delete(scene: Scene) -> None:
@@ -108,7 +124,7 @@ def create(scene: Scene) -> None:
 
 def take_and_drop(scene: Scene) -> None:
     take_alias(scene)
-    scene.second.drop(scene.inodes)
+    scene.drop(scene.second)
 
 
 def interrupted(
@@ -119,9 +135,14 @@ def interrupted(
     *,
     by_process: bool = False,
 ) -> bool:
-    """Do one action, and the other before its system call of this number; whether there was one.
+    """Do one action, and the other one just before a certain system call of the first.
 
-    The other is that of another thread, or of another process.
+    :param scene: what both act on.
+    :param action: the first action.
+    :param other: the other action, of another thread or another process.
+    :param at: the number of the system call, counted from 0.
+    :param by_process: whether the other action is that of a process, which no mutex holds up.
+    :returns: whether there was such a system call.
     """
     calls = count()
     done = False
@@ -130,7 +151,7 @@ def interrupted(
         nonlocal done
         if event != "c_call" or getattr(function, "__module__", None) not in SYSTEM_CALLS or done:
             return
-        # A thread that needs the mutex waits for it, and so comes later.
+        # A thread that needs the mutex waits for it, so it cannot act here.
         if next(calls) >= at and (by_process or not scene.inodes._mutex.locked()):
             done = True
             other(scene)
@@ -153,14 +174,14 @@ def test_no_lock_is_lost_wherever_another_thread_comes_between(
     for at in count():
         scene = Scene(tmp_path)
         if held:
-            scene.held.take(scene.inodes)
+            scene.take(scene.held)
         met = interrupted(scene, action, other, at)
         scene.check()
-        # A lock that stays is one that nobody can have beside it.
+        # As long as a lock is held, nobody else gets a lock on the same file.
         for resource in (scene.first, scene.second):
-            if resource.claim is None:
+            if resource.hold is None:
                 with suppress(Busy):
-                    resource.take_pinned(scene.inodes)
+                    scene.take_pinned(resource)
             scene.check()
         scene.end()
         if not met:
@@ -168,7 +189,7 @@ def test_no_lock_is_lost_wherever_another_thread_comes_between(
             break
 
 
-# A lease file that is made for the lock, and what other hosts may do to it meanwhile.
+# What other hosts may do to a lease file while it is made and locked
 
 
 def remove(scene: Scene, host: Outsider) -> None:
@@ -191,7 +212,7 @@ def lock(scene: Scene, host: Outsider) -> None:
 
 
 def lock_and_release(scene: Scene, host: Outsider) -> None:
-    """As a daemon there does that had it before."""
+    """Do what a daemon there does when it releases the file."""
     scene.disk.touch()
     if host.lock(scene.disk, "WRITE"):
         scene.disk.unlink()
@@ -203,7 +224,7 @@ def lock_and_release(scene: Scene, host: Outsider) -> None:
 def test_a_new_lease_file_is_locked_wherever_another_host_comes_between(
     action: Callable[[Scene], None], other: Callable[[Scene, Outsider], None], tmp_path: Path
 ) -> None:
-    """Or it is busy, where the other host has it."""
+    """It is busy if the other host has locked it."""
     for at in count():
         scene = Scene(tmp_path)
         for path in (scene.disk, scene.alias):
@@ -212,8 +233,8 @@ def test_a_new_lease_file_is_locked_wherever_another_host_comes_between(
             met = interrupted(scene, action, lambda scene: other(scene, host), at, by_process=True)
             scene.check()
             if other is not lock:
-                assert scene.first.claim is not None
-            elif scene.first.claim is None:
+                assert scene.first.hold is not None
+            elif scene.first.hold is None:
                 assert locks_on(scene.disk) == [KernelLock("WRITE", host.pid)]
             scene.end()
         if not met:

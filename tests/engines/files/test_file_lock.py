@@ -1,4 +1,4 @@
-"""Taking and dropping one lock: races with others who replace the file, and errors on the way."""
+"""Taking and dropping the lock of one file: races with others who replace the file, and errors."""
 
 import errno
 import fcntl
@@ -9,31 +9,37 @@ from pathlib import Path
 import pytest
 
 from tests.kernel_locks import KernelLock, locked_by_this_process, locks_of, locks_on
-from tests.locks.outsider import Outsider
+from tests.outsider import Outsider
 from tests.uncompiled import uncompiled
 
-# The classes that meddle below are subclasses, which compiled classes cannot have.
+# Tests below subclass Inodes. Interpreted classes cannot inherit from compiled ones.
 with uncompiled():
-    from lockd.locks import posix
+    from lockd.engines.files import file_lock
+    from lockd.engines.files.inodes import Claim, Inodes
+    from lockd.locks.engine import Engine
     from lockd.locks.errors import Busy, SystemCallFailed
     from lockd.locks.errors import Outsider as Outside
-    from lockd.locks.inodes import Claim, Inodes
     from lockd.locks.resource import Resource
 
-BY_EITHER_THREAD = pytest.mark.parametrize("take", [Resource.take, Resource.take_pinned])
+Take = Callable[[Inodes, Resource], Claim]
+
+BY_EITHER_THREAD = pytest.mark.parametrize("take", [file_lock.take, file_lock.take_pinned])
 
 
 class Meddled(Inodes):
-    """Inodes where somebody else does something just after a file was opened, as often as there is something."""
+    """Inodes for which somebody else acts just after a file was opened.
+
+    :param acts: what they do, one after each opening.
+    """
 
     def __init__(self, *acts: Callable[[], object]) -> None:
         super().__init__()
         self.acts = list(acts)
 
-    def create(self, path: str, holder: object, lock: Callable[[int], None]) -> Claim | None:
-        def meddle_and_lock(fd: int) -> None:
+    def create(self, path: str, holder: Resource, lock: Callable[[int, Resource], None]) -> Claim | None:
+        def meddle_and_lock(fd: int, holder: Resource) -> None:
             self._act()
-            lock(fd)
+            lock(fd, holder)
 
         return super().create(path, holder, meddle_and_lock)
 
@@ -53,15 +59,15 @@ class Meddled(Inodes):
 
 
 class Complaining(Inodes):
-    """Inodes on a file system that reports an error when a file is closed, as a network's may."""
+    """Inodes on a file system that reports an error when a file is closed, as a network file system may."""
 
     def close(self, claim: Claim) -> None:
         super().close(claim)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def resource(path: Path, *, shared: bool = False, autocreate: bool = False) -> Resource:
-    return Resource("", str(path), str(path), shared=shared, autocreate=autocreate)
+def resource(path: Path | str, *, shared: bool = False, autocreate: bool = False) -> Resource:
+    return Resource("", str(path), str(path), Engine(), 0.0, shared, autocreate)
 
 
 def replace(path: Path) -> None:
@@ -70,7 +76,7 @@ def replace(path: Path) -> None:
 
 
 def open_descriptors(directory: Path) -> list[str]:
-    """What this process has open below a directory."""
+    """Return the paths of the files in a directory that this process has open, once for each descriptor."""
     links = []
     for entry in os.listdir("/proc/self/fd"):
         path = Path(f"/proc/self/fd/{entry}")
@@ -80,18 +86,16 @@ def open_descriptors(directory: Path) -> list[str]:
 
 
 @BY_EITHER_THREAD
-def test_a_file_replaced_before_it_was_locked_is_given_up_for_the_new_one(
-    take: Callable[[Resource, Inodes], None], tmp_path: Path
-) -> None:
-    """The AUTOCREATE race: whoever had the file before removes it on release, and somebody makes another."""
+def test_a_file_replaced_before_it_was_locked_is_given_up_for_the_new_one(take: Take, tmp_path: Path) -> None:
+    """The AUTOCREATE race: the holder before removes the file on release, and somebody makes another one."""
     path = tmp_path / "lease"
     inodes = Meddled(lambda: replace(path), path.unlink)
     lease = resource(path, autocreate=True)
-    take(lease, inodes)
+    claim = take(inodes, lease)
     assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
     assert len(locks_of(os.getpid())) == 1
     assert open_descriptors(tmp_path) == [str(path)]
-    lease.drop(inodes)
+    file_lock.drop(inodes, lease, claim)
     assert not path.exists()
     assert not open_descriptors(tmp_path)
 
@@ -101,14 +105,14 @@ def test_without_autocreate_the_opened_file_is_locked_whatever_its_name_is_now(t
     path.touch()
     inodes = Meddled(lambda: path.rename(tmp_path / "renamed"))
     disk = resource(path)
-    disk.take(inodes)
+    claim = file_lock.take(inodes, disk)
     assert locks_on(tmp_path / "renamed") == [KernelLock("WRITE", os.getpid())]
-    disk.drop(inodes)
+    file_lock.drop(inodes, disk, claim)
 
 
 @BY_EITHER_THREAD
 def test_a_path_that_cannot_be_followed_any_more_is_an_error_that_names_it(
-    take: Callable[[Resource, Inodes], None], tmp_path: Path
+    take: Take, tmp_path: Path
 ) -> None:
     path = tmp_path / "leases" / "lease"
     path.parent.mkdir()
@@ -119,20 +123,20 @@ def test_a_path_that_cannot_be_followed_any_more_is_an_error_that_names_it(
         path.parent.touch()
 
     with pytest.raises(SystemCallFailed, match=f"Unable to check resource {path}: Not a directory") as caught:
-        take(resource(path, autocreate=True), Meddled(replace_directory))
+        take(Meddled(replace_directory), resource(path, autocreate=True))
     assert caught.value.errno == errno.ENOTDIR
     assert not open_descriptors(tmp_path)
 
 
 @BY_EITHER_THREAD
 def test_an_error_on_closing_does_not_hide_why_the_lock_was_refused(
-    take: Callable[[Resource, Inodes], None], tmp_path: Path, outsider: Outsider
+    take: Take, tmp_path: Path, outsider: Outsider
 ) -> None:
     path = tmp_path / "disk"
     path.touch()
     assert outsider.lock(path, "READ")
     with pytest.raises(Busy) as caught:
-        take(resource(path), Complaining())
+        take(Complaining(), resource(path))
     assert caught.value.holder == Outside(outsider.pid, str(path))
     assert not open_descriptors(tmp_path)
 
@@ -145,11 +149,12 @@ def test_an_error_on_closing_does_not_keep_a_replaced_file_from_being_given_up(t
 
     lease = resource(path, autocreate=True)
     inodes = Both(lambda: replace(path))
-    lease.take(inodes)
+    claim = file_lock.take(inodes, lease)
     assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
     with pytest.raises(OSError, match="Input/output error"):
-        lease.drop(inodes)
-    assert lease.claim is None
+        file_lock.drop(inodes, lease, claim)
+    assert inodes.holder(claim.identity) is None
+    assert inodes.descriptors() == []
     assert locks_on(path) == []
 
 
@@ -157,9 +162,9 @@ def test_a_file_put_in_the_place_of_the_locked_one_is_not_removed(tmp_path: Path
     path = tmp_path / "lease"
     inodes = Inodes()
     lease = resource(path, autocreate=True)
-    lease.take(inodes)
+    claim = file_lock.take(inodes, lease)
     replace(path)
-    lease.drop(inodes)
+    file_lock.drop(inodes, lease, claim)
     assert path.exists()
 
 
@@ -167,9 +172,9 @@ def test_a_file_that_is_gone_already_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "lease"
     inodes = Inodes()
     lease = resource(path, autocreate=True)
-    lease.take(inodes)
+    claim = file_lock.take(inodes, lease)
     path.unlink()
-    lease.drop(inodes)
+    file_lock.drop(inodes, lease, claim)
     assert not open_descriptors(tmp_path)
 
 
@@ -180,10 +185,10 @@ def test_a_shared_file_is_removed_only_by_the_last_one_on_any_host(
     for shared_outside in (True, False):
         inodes = Inodes()
         lease = resource(path, shared=True, autocreate=True)
-        lease.take(inodes)
+        claim = file_lock.take(inodes, lease)
         if shared_outside:
             assert outsider.lock(path, "READ")
-        lease.drop(inodes)
+        file_lock.drop(inodes, lease, claim)
         assert path.exists() == shared_outside
         outsider.unlock_all()
 
@@ -193,17 +198,19 @@ def test_a_file_that_was_there_before_stays_where_it_is_locked_without_autocreat
     path.touch()
     inodes = Inodes()
     disk = resource(path)
-    disk.take(inodes)
-    disk.drop(inodes)
+    claim = file_lock.take(inodes, disk)
+    file_lock.drop(inodes, disk, claim)
     assert path.exists()
 
 
-def test_a_resource_that_was_never_locked_can_be_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "disk"
-    disk = resource(path)
+@BY_EITHER_THREAD
+def test_a_lock_that_could_not_be_taken_leaves_nothing_to_drop(take: Take, tmp_path: Path) -> None:
+    inodes = Inodes()
+    disk = resource(tmp_path / "disk")
     with pytest.raises(SystemCallFailed):
-        disk.take(Inodes())
-    disk.drop(Inodes())
+        take(inodes, disk)
+    assert disk.hold is None
+    assert inodes.descriptors() == []
 
 
 @pytest.mark.parametrize(
@@ -219,11 +226,11 @@ def test_locks_of_other_processes_count(
     inodes = Inodes()
     disk = resource(path, shared=shared)
     if granted:
-        disk.take(inodes)
-        disk.drop(inodes)
+        claim = file_lock.take(inodes, disk)
+        file_lock.drop(inodes, disk, claim)
     else:
         with pytest.raises(Busy, match="is locked") as caught:
-            disk.take(inodes)
+            file_lock.take(inodes, disk)
         assert caught.value.holder == Outside(outsider.pid, str(path))
     assert locks_on(path) == [KernelLock(mode, outsider.pid)]
 
@@ -239,12 +246,12 @@ def test_locks_of_other_processes_count(
 )
 @BY_EITHER_THREAD
 def test_what_cannot_be_opened_is_named_with_the_reason(
-    take: Callable[[Resource, Inodes], None], name: str, number: int, tmp_path: Path
+    take: Take, name: str, number: int, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     path = f"{tmp_path}/{name}"
     with pytest.raises(SystemCallFailed) as caught:
-        take(Resource("", path, path, shared=False, autocreate=False), Inodes())
+        take(Inodes(), resource(path))
     assert str(caught.value) == f"Unable to open resource {path}: {os.strerror(number)}"
     assert (caught.value.errno, caught.value.creating_file) == (number, False)
 
@@ -252,7 +259,7 @@ def test_what_cannot_be_opened_is_named_with_the_reason(
 def test_what_cannot_be_made_is_named_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "lease"
     with pytest.raises(SystemCallFailed, match=f"Unable to open/create resource {path}: No such file"):
-        resource(path, autocreate=True).take(Inodes())
+        file_lock.take(Inodes(), resource(path, autocreate=True))
 
 
 def test_a_link_is_left_to_a_worker_thread(tmp_path: Path) -> None:
@@ -260,17 +267,17 @@ def test_a_link_is_left_to_a_worker_thread(tmp_path: Path) -> None:
     link.symlink_to("disk")
     (tmp_path / "disk").touch()
     with pytest.raises(SystemCallFailed) as caught:
-        resource(link).take(Inodes())
+        file_lock.take(Inodes(), resource(link))
     assert caught.value.errno == errno.ELOOP
     inodes = Inodes()
     disk = resource(link)
-    disk.take_pinned(inodes)
+    claim = file_lock.take_pinned(inodes, disk)
     assert locks_on(tmp_path / "disk") == [KernelLock("WRITE", os.getpid())]
-    disk.drop(inodes)
+    file_lock.drop(inodes, disk, claim)
 
 
 def test_a_file_with_a_lease_on_it_is_left_to_a_worker_thread(tmp_path: Path) -> None:
-    """Opening waits up to 45 s for the lease's holder: /proc/sys/fs/lease-break-time."""
+    """Opening the file waits up to 45 seconds for the lease's holder (/proc/sys/fs/lease-break-time)."""
     path = tmp_path / "disk"
     path.touch()
     held = os.open(path, os.O_RDWR)
@@ -279,71 +286,14 @@ def test_a_file_with_a_lease_on_it_is_left_to_a_worker_thread(tmp_path: Path) ->
         fcntl.fcntl(held, fcntl.F_SETSIG, 23)  # SIGURG, which is ignored
         fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         with pytest.raises(SystemCallFailed) as caught:
-            resource(path).take(Inodes())
+            file_lock.take(Inodes(), resource(path))
         assert caught.value.errno == errno.EAGAIN
     finally:
         os.close(held)
 
 
-def test_a_lock_taken_over_is_held_against_the_kernel(tmp_path: Path, outsider: Outsider) -> None:
-    path = tmp_path / "disk"
-    path.touch()
-    inodes = Inodes()
-    disk = resource(path)
-    disk.check_adopted({}, listed=True)
-    assert disk.doubt is None
-
-    disk.claim = inodes.adopt(os.open(path, os.O_RDWR), disk)
-    disk.check_adopted(posix.held_locks(), listed=True)
-    assert disk.doubt == "the lock was lost, and taken again"
-    assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
-
-    disk.doubt = None
-    for held in (posix.held_locks(), {}):
-        disk.check_adopted(held, listed=True)
-        assert disk.doubt is None
-
-    posix.lock_shared(disk.claim.fd)
-    disk.check_adopted(posix.held_locks(), listed=True)
-    assert disk.doubt == "the lock was lost, and taken again"
-    assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
-
-    held_elsewhere = resource(path)
-    held_elsewhere.slow_mount = "/mnt"
-    held_elsewhere.claim = disk.claim
-    held_elsewhere.check_adopted({}, listed=False)
-    assert held_elsewhere.doubt is None
-
-    disk.doubt = None
-    disk.doubt = None
-    disk.check_path()
-    assert disk.doubt is None
-    replace(path)
-    disk.check_path()
-    assert disk.doubt == "the path names another file than the locked one"
-    disk.doubt = None
-    disk.doubt = None
-    path.unlink()
-    path.symlink_to(path.name)
-    disk.check_path()
-    assert disk.doubt == "the path cannot be followed: Too many levels of symbolic links"
-    disk.drop(inodes)
-
-    path.unlink()
-    path.touch()
-    assert outsider.lock(path, "WRITE")
-    lost = resource(path)
-    lost.claim = inodes.adopt(os.open(path, os.O_RDWR), lost)
-    lost.check_adopted(posix.held_locks(), listed=True)
-    assert lost.doubt == f"the lock was lost: Lockspace resource '{path}' is locked"
-    lost.slow_mount = "/mnt"
-    lost.check_adopted(posix.held_locks(), listed=True)
-    assert lost.doubt == "the lock was lost"
-    lost.drop(inodes)
-
-
 def test_a_file_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
-    """A descriptor opened with O_PATH stands for a file system without locks: EBADF from fcntl."""
+    """A descriptor opened with O_PATH stands in for a file system without locks: fcntl(2) fails on it."""
     path = tmp_path / "disk"
     path.touch()
 
@@ -352,14 +302,14 @@ def test_a_file_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
             return self.adopt(os.open(path, os.O_PATH), holder)
 
     with pytest.raises(SystemCallFailed, match=f"Unable to lock resource {path}: Bad file descriptor"):
-        resource(path).take(WithoutLocks())
+        file_lock.take(WithoutLocks(), resource(path))
 
 
-def test_the_locks_of_this_process_do_not_refuse_it(tmp_path: Path) -> None:
-    """POSIX locks are the process's: it is the claims that keep two resources apart."""
+def test_a_lock_of_this_process_does_not_make_the_file_busy(tmp_path: Path) -> None:
+    """POSIX locks belong to the process, so the kernel grants both. Claims keep two resources apart."""
     path = tmp_path / "disk"
     path.touch()
     with locked_by_this_process(path):
         disk = resource(path)
-        disk.take(Inodes())
+        file_lock.take(Inodes(), disk)
         assert locks_on(path) == [KernelLock("WRITE", os.getpid())]

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,11 +13,13 @@ MODES = {"READ": fcntl.LOCK_SH, "WRITE": fcntl.LOCK_EX}
 
 
 class Outsider:
-    """The process. It holds one lock on a file at most: the caller sees to that."""
+    """The process. It must not lock a file twice: closing either descriptor would end both locks (fcntl(2))."""
+
+    command: Sequence[str] = (sys.executable, "-IS", __file__)
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-IS", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         self.pid = self._process.pid
 
@@ -29,11 +32,16 @@ class Outsider:
         self._process.communicate()
 
     def lock(self, path: Path, mode: str) -> bool:
-        """Lock byte 0 of a file, as a fcntl lock of /proc/locks' mode; whether it was granted."""
+        """Lock byte 0 of a file.
+
+        :param path: the file.
+        :param mode: ``READ`` or ``WRITE``, as in /proc/locks.
+        :returns: whether it was granted.
+        """
         return self._command("lock", mode, str(path)) == "True"
 
     def unlock_all(self) -> None:
-        """Close all that was locked."""
+        """End all locks."""
         self._command("unlock_all", "-", "-")
 
     def _command(self, *words: str) -> str:
@@ -44,7 +52,7 @@ class Outsider:
 
 
 def obey() -> None:
-    """Do what the lines of the standard input say; a line of output each."""
+    """Run the commands on the lines of the standard input. Each has a line of output."""
     held: list[int] = []
     for line in sys.stdin:
         command, mode, path = line.rstrip("\n").split(" ", 2)

@@ -1,4 +1,4 @@
-"""Claims: no descriptor of a claimed inode is closed beside its claim, whatever happens."""
+"""Claims: as long as an inode is claimed, none of its descriptors is closed (Invariant 1)."""
 
 import errno
 import os
@@ -11,11 +11,14 @@ from sys import getswitchinterval, setswitchinterval
 
 import pytest
 
-from lockd.locks import posix
+from lockd.engines.files import file_lock
+from lockd.engines.files.inodes import ABANDONED, Claim, Claimed, Inodes
+from lockd.engines.files.lockspaces import create_file, delete_file
+from lockd.linux import record_locks
+from lockd.linux.file_identity import identity_of
+from lockd.locks.engine import Engine
 from lockd.locks.errors import Busy
-from lockd.locks.inodes import ABANDONED, Claimed, Inodes, identity_of
 from lockd.locks.resource import Resource
-from lockd.locks.table import create_file, delete_file
 from tests.kernel_locks import KernelLock, locks_of, locks_on
 
 ROUNDS = 200
@@ -36,7 +39,7 @@ def alias(disk: Path) -> Path:
 
 
 def descriptors_of(path: Path) -> int:
-    """How many descriptors this process has open on the inode."""
+    """Return the number of descriptors that this process has open on the inode."""
     wanted = path.stat()
     found = 0
     for entry in os.listdir("/proc/self/fd"):
@@ -46,10 +49,10 @@ def descriptors_of(path: Path) -> int:
 
 
 def test_not_more_than_one_descriptor_waits_for_its_claim_to_end(disk: Path, alias: Path) -> None:
-    """Nobody knows an inode before it is open; once that has gone wrong, all others are looked at first."""
+    """An inode is known only once it is open. While one descriptor waits, other files are pinned first."""
     inodes = Inodes()
     claim = inodes.open(str(disk), os.O_RDWR, "first")
-    posix.lock_exclusive(claim.fd)
+    record_locks.lock_exclusive(claim.fd)
     for _ in range(100):
         with pytest.raises(Claimed) as caught:
             inodes.open(str(alias), os.O_RDWR, "second")
@@ -91,7 +94,7 @@ def test_a_pinned_file_is_never_opened_where_it_is_claimed(disk: Path, alias: Pa
 
 
 def test_nodes_of_one_device_are_one_inode(device: Path, tmp_path: Path) -> None:
-    """To the kernel they are two; to the disk they are the same."""
+    """The kernel has two inodes, and locks them apart. The disk is the same."""
     node = tmp_path / "node"
     os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
     inodes = Inodes()
@@ -131,7 +134,7 @@ def test_the_file_behind_a_dangling_link_is_made(tmp_path: Path) -> None:
 def test_an_inherited_descriptor_of_a_claimed_inode_is_kept_open(disk: Path, alias: Path) -> None:
     inodes = Inodes()
     claim = inodes.adopt(os.open(disk, os.O_RDWR), "first")
-    posix.lock_exclusive(claim.fd)
+    record_locks.lock_exclusive(claim.fd)
     with pytest.raises(Claimed):
         inodes.adopt(os.open(alias, os.O_RDWR), "second")
     inodes.park(os.open(alias, os.O_RDWR), claim)
@@ -144,14 +147,14 @@ def test_an_inherited_descriptor_of_a_claimed_inode_is_kept_open(disk: Path, ali
 
 
 def test_a_known_identity_is_believed(disk: Path) -> None:
-    """Asking a hung file system for it would hang the whole daemon."""
+    """Asking a hung file system for the identity would block the whole daemon."""
     inodes = Inodes()
     claim = inodes.adopt(os.open(disk, os.O_RDWR), "first", (1, 2))
     assert claim.identity == (1, 2)
     inodes.close(claim)
 
 
-def test_whoever_asks_first_goes_on_with_an_abandoned_descriptor(disk: Path, alias: Path) -> None:
+def test_the_next_claim_takes_over_an_abandoned_descriptor(disk: Path, alias: Path) -> None:
     inodes = Inodes()
     fd = os.open(disk, os.O_RDWR)
     inodes.adopt(fd, ABANDONED)
@@ -162,7 +165,7 @@ def test_whoever_asks_first_goes_on_with_an_abandoned_descriptor(disk: Path, ali
     inodes.close(claim)
 
 
-def test_what_stays_abandoned_is_closed(disk: Path) -> None:
+def test_a_descriptor_that_stays_abandoned_is_closed(disk: Path) -> None:
     inodes = Inodes()
     inodes.adopt(os.open(disk, os.O_RDWR), ABANDONED)
     inodes.close_abandoned()
@@ -170,10 +173,10 @@ def test_what_stays_abandoned_is_closed(disk: Path) -> None:
     inodes.close(inodes.open(str(disk), os.O_RDWR, "first"))
 
 
-def test_making_a_file_that_is_held_opens_nothing(disk: Path, alias: Path) -> None:
+def test_creating_a_file_that_is_held_opens_nothing(disk: Path, alias: Path) -> None:
     inodes = Inodes()
     claim = inodes.open(str(disk), os.O_RDWR, "first")
-    posix.lock_exclusive(claim.fd)
+    record_locks.lock_exclusive(claim.fd)
     create_file(inodes, str(alias))
     assert locks_on(disk) == [KernelLock("WRITE", os.getpid())]
     assert descriptors_of(disk) == 1
@@ -192,12 +195,12 @@ def test_a_held_file_loses_none_of_its_names(disk: Path, alias: Path) -> None:
     assert not alias.exists()
 
 
-# Races of worker threads with the reactor's thread.
+# Races between worker threads and the reactor's thread
 
 
 @pytest.fixture
 def many_switches() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Let the threads of the interpreter switch as often as they can."""
     before = getswitchinterval()
     setswitchinterval(1e-6)
     yield
@@ -205,7 +208,7 @@ def many_switches() -> Iterator[None]:
 
 
 class Worker:
-    """A thread that does one thing a round, at the same time as the test does another."""
+    """A thread that makes one call in each round, at the same time as the test makes another."""
 
     def __init__(self, act: Callable[[int], None]) -> None:
         self._act = act
@@ -231,30 +234,39 @@ class Worker:
 
 
 def resource(path: Path, *, autocreate: bool = False) -> Resource:
-    return Resource("", str(path), str(path), shared=False, autocreate=autocreate)
+    return Resource("", str(path), str(path), Engine(), 0.0, False, autocreate)
 
 
-def try_to_take(take: Callable[[Inodes], None], inodes: Inodes) -> bool:
+Take = Callable[[Inodes, Resource], Claim]
+
+
+def try_to_take(take: Take, inodes: Inodes, wanted: Resource) -> bool:
     try:
-        take(inodes)
+        wanted.hold = take(inodes, wanted)
     except Busy:
         return False
     return True
 
 
+def drop(inodes: Inodes, held: Resource) -> None:
+    assert isinstance(held.hold, Claim)
+    file_lock.drop(inodes, held, held.hold)
+    held.hold = None
+
+
 def races(inodes: Inodes, pairs: list[tuple[Resource, Resource]]) -> Iterator[Resource]:
-    """A thread takes the first of each pair while the reactor takes the second; who was granted it, each round."""
+    """Let a thread take the first of each pair while the reactor takes the second. Yield who gets the lock."""
     outcomes: dict[int, bool] = {}
 
     def take_in_thread(number: int) -> None:
-        outcomes[number] = try_to_take(pairs[number][0].take_pinned, inodes)
+        outcomes[number] = try_to_take(file_lock.take_pinned, inodes, pairs[number][0])
 
     worker = Worker(take_in_thread)
     for number, (slow, fast) in enumerate(pairs):
         worker.start_round()
-        # The thread's way is the longer one: give it a start, another one each round.
+        # The thread's way takes longer, so it gets a head start, of a different length in each round.
         sum(range(number % 50 * 10))
-        granted = try_to_take(fast.take, inodes)
+        granted = try_to_take(file_lock.take, inodes, fast)
         worker.end_round()
         assert granted != outcomes[number], "one of them gets it"
         yield fast if granted else slow
@@ -270,7 +282,7 @@ def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Pat
     ):
         assert locks_of(os.getpid()) == {(disk.stat().st_dev, disk.stat().st_ino): "WRITE"}
         assert descriptors_of(disk) <= 2
-        granted.drop(inodes)
+        drop(inodes, granted)
         assert locks_of(os.getpid()) == {}
         assert descriptors_of(disk) == 0
         if not alias.exists():
@@ -279,7 +291,7 @@ def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Pat
 
 @pytest.mark.usefixtures("many_switches")
 def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tmp_path: Path) -> None:
-    """The thread comes by a link to it, the reactor by its name."""
+    """The thread follows a link to the file, and the reactor uses its name."""
     lease, link = tmp_path / "lease", tmp_path / "link"
     link.symlink_to(lease.name)
     inodes = Inodes()
@@ -287,7 +299,7 @@ def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tm
         inodes, [(resource(link, autocreate=True), resource(lease, autocreate=True)) for _ in range(ROUNDS)]
     ):
         assert locks_of(os.getpid()) == {(lease.stat().st_dev, lease.stat().st_ino): "WRITE"}
-        granted.drop(inodes)
+        drop(inodes, granted)
         assert locks_of(os.getpid()) == {}
         assert inodes.descriptors() == []
         for path in (lease, link):
@@ -297,21 +309,22 @@ def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tm
 
 @pytest.mark.usefixtures("many_switches")
 def test_a_lock_granted_while_a_thread_drops_another_on_the_inode_is_kept(disk: Path, alias: Path) -> None:
-    """The descriptors that the thread closes would end it."""
+    """Closing a descriptor after that would end the new lock (fcntl(2))."""
     inodes = Inodes()
     held = [resource(disk) for _ in range(ROUNDS)]
-    worker = Worker(lambda number: held[number].drop(inodes))
+    worker = Worker(lambda number: drop(inodes, held[number]))
     for number in range(ROUNDS):
-        held[number].take_pinned(inodes)
+        held[number].hold = file_lock.take_pinned(inodes, held[number])
         next_one = resource(alias)
         worker.start_round()
         granted = False
         for _ in range(50):
-            granted = granted or try_to_take(next_one.take, inodes)
+            granted = granted or try_to_take(file_lock.take, inodes, next_one)
         worker.end_round()
         expected = {(disk.stat().st_dev, disk.stat().st_ino): "WRITE"} if granted else {}
         assert locks_of(os.getpid()) == expected
         assert descriptors_of(disk) == len(expected)
-        next_one.drop(inodes)
+        if granted:
+            drop(inodes, next_one)
         assert descriptors_of(disk) == 0
     worker.join()

@@ -1,4 +1,4 @@
-"""Which paths may block: on real mounts, in a mount namespace of the test's own."""
+"""Which paths may block: with real mounts, in a mount namespace of each test."""
 
 import os
 import select
@@ -10,56 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lockd.locks.mounts import LOCAL_TYPES, MOUNTINFO, MountTable
+from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.mount_table import MOUNTINFO
+from tests.lock_fixtures import mount_local, mount_slow
 from tests.private_mounts import bind, mount, move, unmount
 
 
-@pytest.fixture
-def tree(tmp_path: Path, mounts: None) -> Path:
-    """A directory on a local file system, whatever pytest's own is on."""
-    directory = tmp_path / "tree"
-    directory.mkdir()
-    mount("tmpfs", directory)
-    return directory
-
-
-def mount_slow(target: Path, file: str | None = None) -> Path:
-    """Mount a file system that is not known to be local, and needs no server: an overlay, with a file in it."""
-    target.mkdir(exist_ok=True, parents=True)
-    layers = [target.parent / f"{target.name}.{number}" for number in (1, 2)]
-    for layer in layers:
-        layer.mkdir()
-    if file is not None:
-        (layers[0] / file).touch()
-    mount("overlay", target, f"lowerdir={layers[0]}:{layers[1]}")
-    return target
-
-
-def mount_local(target: Path) -> Path:
-    target.mkdir(exist_ok=True, parents=True)
-    mount("tmpfs", target)
-    return target
-
-
 def slow_mount(path: Path | str) -> str | None:
-    """What a table that has just been read says."""
-    return MountTable().slow_mount(str(path))
-
-
-def test_what_may_wait_for_others_is_not_local() -> None:
-    assert not LOCAL_TYPES & {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "ceph",
-        "9p",
-        "fuse",
-        "fuse.sshfs",
-        "overlay",
-        "autofs",
-        "gfs2",
-    }
-    assert {"ext4", "xfs", "btrfs", "tmpfs", "devtmpfs"} <= LOCAL_TYPES
+    """Return the mount point that calls on a path may block on, as of now."""
+    return SlowMounts().slow_mount(str(path))
 
 
 def test_files_below_a_slow_mount_may_block(tree: Path) -> None:
@@ -74,21 +33,21 @@ def test_files_beside_a_slow_mount_do_not(tree: Path) -> None:
     slow = mount_slow(tree / "slow")
     assert slow_mount(tree / "disk") is None
     assert slow_mount(f"{slow}-not/disk") is None
-    assert slow_mount(f"{slow}/../disk") == str(slow)  # ".." is looked up in the slow one
+    assert slow_mount(f"{slow}/../disk") == str(slow)  # the slow file system looks ".." up
     assert slow_mount("/disk") is None
 
 
-def test_fuse_alone_lists_no_locks(tree: Path) -> None:
-    """Its servers keep them; a server that never answers is enough of one here, as nobody asks it anything."""
+def test_the_kernel_lists_no_locks_of_fuse(tree: Path) -> None:
+    """A FUSE server keeps the locks itself. Nobody asks this one for anything, so it need not answer."""
     slow, hung = mount_slow(tree / "slow"), tree / "hung"
     hung.mkdir()
     device = os.open("/dev/fuse", os.O_RDWR)
     mount("fuse", hung, f"fd={device},rootmode=40000,user_id=0,group_id=0")
-    table = MountTable()
-    assert table.slow_mount(f"{hung}/disk") == str(hung)
-    assert not table.lists_locks(str(hung))
-    assert table.lists_locks(str(slow))
-    assert table.lists_locks(None)
+    mounts = SlowMounts()
+    assert mounts.slow_mount(f"{hung}/disk") == str(hung)
+    assert not mounts.lists_locks(str(hung))
+    assert mounts.lists_locks(str(slow))
+    assert mounts.lists_locks(None)
     os.close(device)
 
 
@@ -146,7 +105,9 @@ def test_links_to_directories_are_followed_and_the_last_one_is_not(tree: Path) -
     "name",
     [
         b"a b", b"tab\t.", b"new\nline", b"back\\slash", b"\\040", b"carriage\rreturn", b"form\x0cfeed",
-        b"hash#", b" - ", "Köln".encode(), b"\xff\xfe",
+        b"hash#", b" - ", "no-break\u00a0space".encode(), "em\u2003space".encode(), "line\u2028end".encode(),
+        b"next\xc2\x85line",
+        "Köln".encode(), b"\xff\xfe",
     ],
 )  # fmt: skip
 def test_mount_points_may_have_any_name(tree: Path, name: bytes) -> None:
@@ -191,39 +152,39 @@ def test_what_is_below_a_hidden_mount_is_hidden_too(tree: Path) -> None:
 
 
 def test_the_root_directory_need_not_be_a_mount(tree: Path) -> None:
-    """As in a chroot: the kernel tells only the mounts that can be reached."""
+    """As in a chroot: the kernel lists only the mounts that can be reached."""
     mount_slow(tree / "slow")
     (tree / "proc").mkdir()
     bind(Path("/proc"), tree / "proc")
     program = (
-        "import os, sys; from lockd.locks.mounts import MountTable; os.chroot(sys.argv[1]); table = MountTable(); "
-        "print(table.slow_mount('/slow/disk'), table.slow_mount('/disk'))"
+        "import os, sys; from lockd.engines.files.slow_mounts import SlowMounts; os.chroot(sys.argv[1]); "
+        "mounts = SlowMounts(); print(mounts.slow_mount('/slow/disk'), mounts.slow_mount('/disk'))"
     )
     command = [sys.executable, "-c", program, str(tree)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "/slow None\n"
 
 
-def test_the_kernel_tells_when_to_read_the_mounts_anew(tree: Path) -> None:
-    table = MountTable()
+def test_a_new_mount_is_known_once_the_mounts_are_read_again(tree: Path) -> None:
+    mounts = SlowMounts()
     path = str(tree / "slow" / "disk")
-    assert table.slow_mount(path) is None
+    assert mounts.slow_mount(path) is None
     with open(MOUNTINFO, "rb") as watched:
         poll = select.poll()
         poll.register(watched, select.POLLPRI)
         assert poll.poll(0) == []
         mount_slow(tree / "slow")
         assert poll.poll(1000)
-    table.refresh()
-    assert table.slow_mount(path) == str(tree / "slow")
+    mounts.refresh(Path(MOUNTINFO).read_bytes())
+    assert mounts.slow_mount(path) == str(tree / "slow")
 
 
 def test_more_directories_than_are_remembered(tree: Path) -> None:
-    table = MountTable()
+    mounts = SlowMounts()
     slow = mount_slow(tree / "slow")
-    table.refresh()
+    mounts.refresh(Path(MOUNTINFO).read_bytes())
     for number in range(5000):
-        assert table.slow_mount(f"{tree}/{number}/disk") is None
-    assert table.slow_mount(f"{slow}/disk") == str(slow)
+        assert mounts.slow_mount(f"{tree}/{number}/disk") is None
+    assert mounts.slow_mount(f"{slow}/disk") == str(slow)
 
 
 names = st.sampled_from([".", "..", "a", "b", "slow", "to-slow", "to-parent", "to-b", "missing", "hidden"])

@@ -1,0 +1,1 @@
+"""The engine of files, on real files, held against the kernel's own table."""

@@ -1,0 +1,247 @@
+"""Adopted locks are compared with those that the kernel lists, and with the files that their paths name."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lockd.engines.files.engine import FilesEngine
+from lockd.engines.files.inodes import Claim, Inodes
+from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux import record_locks
+from lockd.locks.engine import Hold
+from lockd.locks.errors import Busy
+from lockd.locks.resource import LOST, Resource
+from tests.kernel_locks import KernelLock, locks_on
+from tests.lock_fixtures import slow_mounts
+from tests.outsider import Outsider
+
+
+class Adopted:
+    """A file on which the program before this one may have left a lock.
+
+    :param mounts: which paths may block. By default none does.
+    """
+
+    def __init__(self, path: Path, mounts: SlowMounts | None = None) -> None:
+        self.inodes = Inodes()
+        self.engine = FilesEngine(self.inodes, mounts or slow_mounts({}))
+        self.path = path
+        self.path.touch()
+
+    def resource(self, *, shared: bool = False, autocreate: bool = False) -> Resource:
+        return Resource("", str(self.path), str(self.path), self.engine, 0.0, shared, autocreate)
+
+    def adopt(self, resource: Resource) -> Claim:
+        """Adopt a descriptor of the file by which no lock was taken."""
+        resource.hold = hold = self.engine.adopt(resource, {"fd": os.open(self.path, os.O_RDWR)})
+        assert isinstance(hold, Claim)
+        return hold
+
+    def drop(self, resource: Resource) -> None:
+        later = self.engine.drop(resource)
+        if later is not None:
+            later.work()
+        assert locks_on(self.path) == []
+
+
+OWN_LOCK = [KernelLock("WRITE", os.getpid())]
+
+
+@pytest.fixture
+def adopted(tmp_path: Path) -> Adopted:
+    return Adopted(tmp_path / "disk")
+
+
+def test_a_lost_lock_is_taken_again(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    assert locks_on(adopted.path) == []
+    adopted.engine.check([disk])
+    assert disk.doubt == LOST == "the lock was lost, and taken again"
+    assert locks_on(adopted.path) == OWN_LOCK
+    disk.doubt = None
+    adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_a_lock_that_is_only_shared_is_taken_again_exclusively(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    record_locks.lock_shared(adopted.adopt(disk).fd)
+    adopted.engine.check([disk])
+    assert disk.doubt == "the lock was lost, and taken again"
+    assert locks_on(adopted.path) == OWN_LOCK
+    adopted.drop(disk)
+
+
+def test_a_lock_that_is_exclusive_is_taken_again_as_a_shared_one(adopted: Adopted) -> None:
+    disk = adopted.resource(shared=True)
+    record_locks.lock_exclusive(adopted.adopt(disk).fd)
+    adopted.engine.check([disk])
+    assert disk.doubt == "the lock was lost, and taken again"
+    assert locks_on(adopted.path) == [KernelLock("READ", os.getpid())]
+    adopted.drop(disk)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lock_that_is_held_is_not_in_doubt(adopted: Adopted, shared: bool) -> None:
+    disk = adopted.resource(shared=shared)
+    fd = adopted.adopt(disk).fd
+    if shared:
+        record_locks.lock_shared(fd)
+    else:
+        record_locks.lock_exclusive(fd)
+    adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_a_lock_that_is_listed_with_another_device_number_is_found_by_its_descriptor(
+    adopted: Adopted,
+) -> None:
+    """As on btrfs, whose device number in /proc/locks is not the one that stat(2) returns."""
+    disk = adopted.resource()
+    claim = adopted.inodes.adopt(os.open(adopted.path, os.O_RDWR), disk, (1, 2))
+    disk.hold = claim
+    record_locks.lock_exclusive(claim.fd)
+    adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_a_lock_on_a_block_device_is_found_by_its_descriptor(device: Path) -> None:
+    adopted = Adopted(device)
+    disk = adopted.resource()
+    record_locks.lock_exclusive(adopted.adopt(disk).fd)
+    adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_nothing_is_known_of_a_lock_that_the_kernel_does_not_list(tmp_path: Path) -> None:
+    adopted = Adopted(tmp_path / "disk", slow_mounts({str(tmp_path): "fuse.sshfs"}))
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    assert disk.queue == str(tmp_path)
+    adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_a_lost_lock_is_not_taken_again_if_that_may_block(tmp_path: Path) -> None:
+    adopted = Adopted(tmp_path / "disk", slow_mounts({str(tmp_path): "nfs4"}))
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    adopted.engine.check([disk])
+    assert disk.doubt == "the lock was lost"
+    assert locks_on(adopted.path) == []
+    adopted.drop(disk)
+
+
+def test_a_lost_lock_that_somebody_else_has_taken_is_in_doubt(adopted: Adopted, outsider: Outsider) -> None:
+    assert outsider.lock(adopted.path, "WRITE")
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    adopted.engine.check([disk])
+    assert disk.doubt == f"the lock was lost: Lockspace resource '{adopted.path}' is locked"
+    assert locks_on(adopted.path) == [KernelLock("WRITE", outsider.pid)]
+    assert adopted.engine.drop(disk) is None
+    assert locks_on(adopted.path) == [KernelLock("WRITE", outsider.pid)]
+
+
+def test_a_descriptor_that_cannot_be_looked_at_leaves_the_lock_in_doubt(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    os.close(adopted.adopt(disk).fd)
+    adopted.engine.check([disk])
+    assert disk.doubt == "the kernel says nothing of the lock: No such file or directory"
+
+
+def test_a_path_that_names_another_file_is_a_doubt(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    adopted.engine.check_path(disk)
+    assert disk.doubt is None
+    adopted.path.unlink()
+    adopted.path.touch()
+    adopted.engine.check_path(disk)
+    assert disk.doubt == "the path names another file than the locked one"
+    disk.doubt = "an older doubt"
+    adopted.engine.check_path(disk)
+    assert disk.doubt == "an older doubt"
+    disk.doubt = None
+    adopted.path.unlink()
+    adopted.path.symlink_to(adopted.path.name)
+    adopted.engine.check_path(disk)
+    assert disk.doubt == "the path cannot be followed: Too many levels of symbolic links"
+    assert adopted.engine.drop(disk) is None
+
+
+def test_a_path_that_may_block_is_not_followed(tmp_path: Path) -> None:
+    adopted = Adopted(tmp_path / "disk", slow_mounts({str(tmp_path): "nfs4"}))
+    disk = adopted.resource()
+    adopted.adopt(disk)
+    adopted.path.unlink()
+    adopted.engine.check_path(disk)
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_a_resource_without_a_hold_is_not_checked(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    adopted.engine.check_path(disk)
+    assert disk.doubt is None
+    adopted.engine.check([])
+
+
+@pytest.mark.parametrize("hold", [None, Hold()])
+def test_a_hold_of_another_engine_is_refused(adopted: Adopted, hold: Hold | None) -> None:
+    disk = adopted.resource()
+    disk.hold = hold
+    for call in (adopted.engine.drop, adopted.engine.describe, lambda disk: adopted.engine.check([disk])):
+        with pytest.raises(TypeError, match="is no hold of this engine"):
+            call(disk)
+
+
+def test_a_descriptor_that_leads_to_another_file_now_is_not_adopted(adopted: Adopted, tmp_path: Path) -> None:
+    """The number may have been used again. The identity of the locked file shows it."""
+    (tmp_path / "other").touch()
+    other = os.open(tmp_path / "other", os.O_RDWR)
+    status = adopted.path.stat()
+    facts = {"fd": other, "slow_mount": None, "identity": [status.st_dev, status.st_ino], "parked": []}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        adopted.engine.adopt(adopted.resource(), facts)
+    assert stat.S_ISREG(os.fstat(other).st_mode)
+    os.close(other)
+
+
+def test_an_adopted_descriptor_is_closed_by_the_next_exec(adopted: Adopted) -> None:
+    fd = os.open(adopted.path, os.O_RDWR)
+    parked = os.open(adopted.path, os.O_RDWR)
+    for inherited in (fd, parked):
+        os.set_inheritable(inherited, True)
+    status = adopted.path.stat()
+    facts = {"fd": fd, "slow_mount": None, "identity": [status.st_dev, status.st_ino], "parked": [parked]}
+    disk = adopted.resource()
+    disk.hold = adopted.engine.adopt(disk, facts)
+    assert not os.get_inheritable(fd)
+    assert not os.get_inheritable(parked)
+    assert adopted.engine.describe(disk) == facts
+    adopted.drop(disk)
+    assert adopted.inodes.descriptors() == []
+
+
+def test_two_names_of_one_file_keep_one_lock(adopted: Adopted) -> None:
+    """virtlockd grants both. Closing either of the two descriptors would end the lock (fcntl(2))."""
+    first = adopted.resource()
+    record_locks.lock_exclusive(adopted.adopt(first).fd)
+    alias = adopted.path.with_name("alias")
+    os.link(adopted.path, alias)
+    second = Resource("", str(alias), str(alias), adopted.engine, 0.0, False, False)
+    with pytest.raises(Busy) as caught:
+        adopted.engine.adopt(second, {"fd": os.open(alias, os.O_RDWR)})
+    assert caught.value.holder is first
+    assert locks_on(adopted.path) == OWN_LOCK
+    adopted.drop(first)
+    assert adopted.inodes.descriptors() == []

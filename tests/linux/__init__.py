@@ -1,0 +1,1 @@
+"""`lockd.linux`, held against what the kernel does and reports."""

@@ -1,0 +1,93 @@
+"""Fixtures of the tests of locks: processes that hold locks of their own, mounts, and a block device.
+
+A conftest.py imports those that the tests of its directory use.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from lockd.engines.files.slow_mounts import SlowMounts
+from tests.outsider import Outsider
+from tests.private_mounts import can_mount, mount, private_mounts
+
+
+@pytest.fixture
+def outsider() -> Iterator[Outsider]:
+    """A process that holds fcntl locks of its own."""
+    with Outsider() as process:
+        yield process
+
+
+@pytest.fixture
+def mounts() -> Iterator[None]:
+    """A mount namespace for this test."""
+    if not can_mount():
+        pytest.skip("mounting needs root and a mount namespace")
+    with private_mounts():
+        yield
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """The node of a block device of 1 MiB."""
+    image = tmp_path / "device.img"
+    image.touch()
+    os.truncate(image, 1024 * 1024)
+    command = ["losetup", "--find", "--show", str(image)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a block device needs losetup: {made.stderr.strip()}")
+    node = Path(made.stdout.strip())
+    yield node
+    subprocess.run(["losetup", "--detach", str(node)], check=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, mounts: None) -> Path:
+    """A directory on a local file system of its own, in a mount namespace for this test."""
+    directory = tmp_path / "tree"
+    directory.mkdir()
+    mount("tmpfs", directory)
+    return directory
+
+
+def mount_slow(target: Path, file: str | None = None) -> Path:
+    """Mount an overlay, which counts as slow and needs no server. It can have a file in it."""
+    target.mkdir(exist_ok=True, parents=True)
+    layers = [target.parent / f"{target.name}.{number}" for number in (1, 2)]
+    for layer in layers:
+        layer.mkdir()
+    if file is not None:
+        (layers[0] / file).touch()
+    mount("overlay", target, f"lowerdir={layers[0]}:{layers[1]}")
+    return target
+
+
+def mount_local(target: Path) -> Path:
+    """Mount a local file system: a tmpfs."""
+    target.mkdir(exist_ok=True, parents=True)
+    mount("tmpfs", target)
+    return target
+
+
+def mountinfo(kinds: Mapping[str, str]) -> bytes:
+    """Return a mountinfo file that lists the root directory, on a local file system, and further mounts.
+
+    :param kinds: the types of the file systems, by their mount points.
+    """
+    lines = [
+        f"{number} 1 0:{number} / {point} rw - {kind} none rw\n"
+        for number, (point, kind) in enumerate({"/": "ext4", **kinds}.items(), 1)
+    ]
+    return "".join(lines).encode()
+
+
+def slow_mounts(kinds: Mapping[str, str]) -> SlowMounts:
+    """Return the mounts of ``mountinfo``, whatever is mounted on this machine."""
+    mounts = SlowMounts()
+    mounts.refresh(mountinfo(kinds))
+    return mounts
