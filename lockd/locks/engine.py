@@ -141,8 +141,8 @@ class Engine:
     def check(self, resources: Iterable[Resource]) -> None:
         """Compare adopted holds with the locks that there really are; this does not block.
 
-        A lock that is gone is taken again where that cannot block. Sets ``resource.doubt`` where the lock was gone,
-        or where that cannot be known.
+        A lock that is gone is taken again if that cannot block. Sets ``resource.doubt`` if the lock was gone, or if
+        the kernel should list it and cannot be asked. Nothing is known of a lock that is not listed (``is_listed``).
 
         :param resources: resources with holds of this engine.
         """

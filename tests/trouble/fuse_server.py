@@ -43,6 +43,7 @@ WRITE_HEADER_SIZE = 40
 SET_SIZE = struct.Struct("<IIQQ")  # the start of fuse_setattr_in
 CREATE = struct.Struct("<IIII")
 MAKE_FILE = struct.Struct("<IIII")
+LINK = struct.Struct("<Q")
 MAKE_DIRECTORY = struct.Struct("<II")
 STATISTICS = struct.Struct("<QQQQQIIII24x")
 
@@ -55,6 +56,7 @@ OPERATIONS = {
     9: "mkdir",
     10: "unlink",
     11: "rmdir",
+    13: "link",
     14: "open",
     15: "read",
     16: "write",
@@ -116,7 +118,7 @@ class Node:
     content: bytearray = field(default_factory=bytearray)
     children: dict[str, "Node"] = field(default_factory=dict)
     locks: list[Lock] = field(default_factory=list)
-    linked: bool = True
+    links: int = 1
 
     def attributes(self) -> bytes:
         size = len(self.content)
@@ -131,7 +133,7 @@ class Node:
             0,
             0,
             self.mode,
-            int(self.linked),
+            self.links,
             0,
             0,
             0,
@@ -219,11 +221,20 @@ class Filesystem:
 
     def do_unlink(self, directory: Node, arguments: bytes) -> bytes:
         name = _name(arguments)
-        self._child(directory, name).linked = False
+        self._child(directory, name).links -= 1
         del directory.children[name]
         return b""
 
     do_rmdir = do_unlink
+
+    def do_link(self, directory: Node, arguments: bytes) -> bytes:
+        node = self.nodes[LINK.unpack_from(arguments)[0]]
+        name = _name(arguments[LINK.size :])
+        if name in directory.children:
+            raise RefusedError(errno.EEXIST)
+        directory.children[name] = node
+        node.links += 1
+        return node.as_entry()
 
     def do_open(self, node: Node, arguments: bytes) -> bytes:
         return OPENED.pack(0, 0, 0)

@@ -137,7 +137,7 @@ class DirectSetting(FilesSetting):
 
 
 class FuseSetting(FilesSetting):
-    """A FUSE file system. The kernel lists none of its locks. It has no links, and does not list its files."""
+    """A FUSE file system. The kernel lists none of its locks, and its server does not list its files."""
 
     def __init__(self, filesystem: HangingFilesystem, outsider: Outsider) -> None:
         super().__init__(filesystem.path, outsider, SlowMounts)
@@ -152,9 +152,6 @@ class FuseSetting(FilesSetting):
         paths = [self.leases / word for word in self._words if self.exists(str(self.leases / word))]
         files = {str(path): path.lstat().st_ino for path in paths}
         return self.descriptors(), sorted(self._filesystem.locks()), files
-
-    def another_name(self, path: str) -> str:
-        pytest.skip("this file system has no links")
 
 
 def no_slow_mounts() -> SlowMounts:
