@@ -1,7 +1,7 @@
 """Check that each public function with arguments documents its parameters, its result and its exceptions.
 
-pydoclint does the checking; its options are in pyproject.toml. This script calls it and leaves out what the rules
-in CONTRIBUTING.md do not ask for, which no option of pydoclint can express:
+This script runs pydoclint, whose options are in pyproject.toml, and filters its output. No option of pydoclint can
+express that the rules in CONTRIBUTING.md do not ask for:
 
 - private functions and classes, special methods, properties, functions within functions, functions without
   arguments, and methods that a public base class of ours documents already: they need a docstring only. What
@@ -25,11 +25,11 @@ _RAISED = re.compile(r"in the docstring: \[(?P<documented>.*?)\]\..* in the body
 _HINT = re.compile(r" \(Or could be other formatting issues: \S+ \)\.")
 _TOO_MANY = "in the docstring but not in the function signature"
 
-_SAID_BETTER = {"DOC101", "DOC102", "DOC501"}
-"""DOC103 and DOC503, which come with them, name the parameters and the exceptions."""
+_REDUNDANT = {"DOC101", "DOC102", "DOC501"}
+"""Reported together with DOC103 or DOC503, which also name the parameters or exceptions."""
 
 _ALLOWED = {"DOC502"}
-"""Exceptions are documented, and none is raised by a statement of the function."""
+"""Documented exceptions that no statement of the function raises: a function that it calls may raise them."""
 
 _NOT_ITS_OWN = {"BaseException", "NotImplementedError"}
 """Raised again after cleaning up; raised by the methods of a base class."""
@@ -96,13 +96,13 @@ def must_document(tree: ast.Module, classes: Classes) -> Iterator[int]:
 def matters(code: str, text: str, classes: Classes, *, held: bool) -> bool:
     """Whether a violation that pydoclint found is one by our rules.
 
-    :param code: pydoclint's number for it.
+    :param code: pydoclint's code for it.
     :param text: what pydoclint says.
     :param classes: the classes of all modules.
     :param held: whether the function is one that the rules are for.
     :returns: whether to report it.
     """
-    if code in _SAID_BETTER | _ALLOWED:
+    if code in _REDUNDANT | _ALLOWED:
         return False
     if not held:
         return _TOO_MANY in text
@@ -140,7 +140,7 @@ def main(paths: list[str]) -> int:
     """Check files and folders, and print each violation.
 
     :param paths: the files and folders.
-    :returns: the exit status: 1 where anything was found.
+    :returns: the exit status: 1 if anything was found.
     """
     files = [
         file

@@ -1,4 +1,4 @@
-"""Check the files in changes/: their form, and that there is a new one where the program has changed.
+"""Check the files in changes/: their form, and that there is a new one if the program has changed.
 
 The program is compared with the last release: the latest commit that added a heading such as ``## [1.2.3]`` to
 CHANGELOG.md. Before the first release it is the commit that introduced changes/. Tags are not needed, and so a clone
@@ -26,7 +26,7 @@ def mistakes(name: str, text: str, types: set[str]) -> list[str]:
     :param name: its name, without the directory.
     :param text: what is in it.
     :param types: the types that there are.
-    :returns: what is wrong; nothing where the file is well-formed.
+    :returns: what is wrong; nothing if the file is well-formed.
     """
     found = []
     match = _NAME.fullmatch(name)
@@ -45,10 +45,10 @@ def mistakes(name: str, text: str, types: set[str]) -> list[str]:
 
 
 def last_release(project: Path) -> str | None:
-    """Find what the program is compared with.
+    """Find the commit that the program is compared with.
 
     :param project: a git work tree.
-    :returns: the commit's hash, or None where changes/ is not committed yet.
+    :returns: the commit's hash, or None if changes/ is not committed yet.
     """
     release = _git(project, "log", "-1", "--format=%H", "-G", r"^## \[[0-9]", "--", "CHANGELOG.md")
     introduced = _git(
@@ -58,7 +58,7 @@ def last_release(project: Path) -> str | None:
 
 
 def lacks_news(project: Path) -> bool:
-    """Whether the program has changed since the last release, and no file says so.
+    """Return whether the program has changed since the last release, and no file in changes/ says so.
 
     :param project: a git work tree.
     :returns: whether a file is missing.
@@ -86,7 +86,7 @@ def main(project: Path) -> int:
     """Check a project, and print what is wrong.
 
     :param project: the project's directory.
-    :returns: the exit status: 1 where something is wrong.
+    :returns: the exit status: 1 if something is wrong.
     """
     settings = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["towncrier"]
     types = {each["directory"] for each in settings["type"]}

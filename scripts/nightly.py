@@ -1,7 +1,7 @@
-"""Look for rare errors for as long as one likes: random calls, live upgrades under load, fuzzing, faults.
+"""Look for rare errors for a given time: random calls, live upgrades under load, fuzzing, faults.
 
-Each part is played in rounds until its share of the time is over, at least one. Each round prints the command that
-repeats it, with its seed. A part ends with its first failure, the others go on; the end says which failed.
+Each part is repeated in rounds until its share of the time is over. Each round prints the command that repeats it,
+with its seed. A part ends with its first failure, and the other parts go on. The last lines say which parts failed.
 """
 
 import argparse
@@ -16,12 +16,18 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEED = "SEED"
-"""Stands for a round's seed in a command."""
+"""Placeholder for the seed of a round in a command."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is played in rounds; the share is of the whole time."""
+    """A command that is repeated in rounds.
+
+    :ivar name: what it tests.
+    :ivar share: its share of the whole time, from 0 to 1.
+    :ivar command: the arguments for Python.
+    :ivar environment: further environment variables.
+    """
 
     name: str
     share: float
@@ -48,24 +54,29 @@ PARTS = (
             "tests/wire",
             "tests/robustness",
             "tests/locks/test_table_machine.py",
-            "tests/locks/test_mounts.py",
+            "tests/engines/files/test_slow_mounts.py",
         ),
         {"HYPOTHESIS_PROFILE": "nightly"},
     ),
     Part(
         "faults: hung file systems, dying owners, refused upgrades, calls that overtake each other",
         0.2,
-        (*_PYTEST, "tests/trouble", "tests/handover/test_refused.py", "tests/locks/test_interleavings.py"),
+        (
+            *_PYTEST,
+            "tests/trouble",
+            "tests/handover/test_refused.py",
+            "tests/engines/files/test_interleavings.py",
+        ),
     ),
 )
 
 
 def play(part: Part, seconds: float, seeds: random.Random) -> bool:
-    """Play rounds of a part until it fails or its time is over.
+    """Repeat a part until it fails or its time is over.
 
-    :param part: what to play.
-    :param seconds: for how long; a round that has begun is finished.
-    :param seeds: where each round's seed comes from.
+    :param part: the part.
+    :param seconds: its time. A round that has begun is finished.
+    :param seeds: makes the seed of each round.
     :returns: whether no round failed.
     """
     end = time.monotonic() + seconds
@@ -89,8 +100,8 @@ def play(part: Part, seconds: float, seeds: random.Random) -> bool:
 def main(parts: tuple[Part, ...] = PARTS) -> int:
     """Play all parts.
 
-    :param parts: what to play.
-    :returns: the exit status: 1 where a part failed.
+    :param parts: the parts.
+    :returns: the exit status: 1 if a part failed.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,6 +1,6 @@
 """Make a release: the version, the changelog, the files to publish in dist/, a commit and a tag.
 
-Nothing is published. What docs/releasing.md describes comes before and after.
+Nothing is published. docs/releasing.md describes what to do before and after.
 """
 
 import re
@@ -14,24 +14,24 @@ _VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}")
 
 
 class CannotReleaseError(Exception):
-    """There can be no release of this; the text says why."""
+    """The release cannot be made; the text says why."""
 
 
 def check(project: Path, version: str) -> None:
-    """Find out whether there can be a release.
+    """Check that a release can be made.
 
     :param project: the git work tree.
     :param version: its version.
-    :raises CannotReleaseError: there can be none.
+    :raises CannotReleaseError: it cannot.
     """
     if not _VERSION.fullmatch(version):
         raise CannotReleaseError(f"{version!r} is not a version such as 1.2.3")
     if _run(project, "git", "tag", "--list", f"v{version}"):
-        raise CannotReleaseError(f"the tag v{version} is there already")
+        raise CannotReleaseError(f"the tag v{version} exists already")
     if changes := _run(project, "git", "status", "--porcelain"):
         raise CannotReleaseError(f"commit these first, or remove them:\n{changes}")
     if not check_news.fragments(project):
-        raise CannotReleaseError("changes/ says of nothing that is new")
+        raise CannotReleaseError("there is nothing new in changes/")
     if check_news.main(project) != 0:
         raise CannotReleaseError("changes/ is not in order")
 

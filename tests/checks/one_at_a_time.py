@@ -1,8 +1,9 @@
-"""A pytest plugin: tests that need the machine for themselves run while no other test does.
+"""A pytest plugin: a test that needs the machine for itself runs while no other test does.
 
-Other tests run beside each other, in as many processes as ``make test`` starts (pytest-xdist). Two files that are
-locked with flock(2) keep them apart: a test holds ``running``, shared by all tests or by one alone, and takes it with
-``entrance`` held, so that a test that waits to be alone is not overtaken by those that come later.
+All other tests run in parallel, in as many processes as ``make test`` starts (pytest-xdist). Two files that are locked
+with flock(2) coordinate the processes. Each test holds a lock on ``running``: a shared one, or an exclusive one if it
+must run alone. It waits for that lock while it holds ``entrance``, so that a test that must run alone is not overtaken
+by later ones.
 """
 
 import fcntl
@@ -13,15 +14,15 @@ from pathlib import Path
 import pytest
 
 ALONE = {
-    "tests/ctl/test_cleaning.py::test_no_lock_is_given_twice_while_it_cleans": "wants much done in 20 seconds",
-    "tests/handover/test_crowd.py": "counts lines of /proc/locks, of which a read may miss some while others change",
+    "tests/ctl/test_cleaning.py::test_no_lock_is_given_twice_while_it_cleans": "expects a number of removals within 20 seconds",
+    "tests/handover/test_crowd.py": "counts lines of /proc/locks, and a read may miss some while other tests change them",
     "tests/handover/test_virtlockd.py::test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared": "chooses a pid",
     "tests/libvirt/test_idle.py": "a lock daemon ends after a second or two in which nothing comes from a busy machine",
     "tests/libvirt/test_session.py::test_the_spawned_lock_daemon_ends_when_idle_and_comes_back": "likewise",
     "tests/trouble/test_dying_owners.py": "chooses pids, which others' new processes would take; limits of time",
     "tests/trouble/test_slow_filesystems.py": "limits of time",
 }
-"""Which tests, a file or one of its tests, and why."""
+"""The tests that run alone, as a file or a test of a file, with the reason."""
 
 MACHINES = "tests/systemd/"
 """Two machines of systemd-nspawn that start at once remove each other's directory below /run/systemd/nspawn: one
@@ -68,7 +69,7 @@ def shared_folder(config: pytest.Config) -> Path | None:
     """Find where all processes of this run have their temporary files.
 
     :param config: the configuration of this process.
-    :returns: the directory, or None where this process runs all tests.
+    :returns: the directory, or None if this process runs all tests.
     """
     if not hasattr(config, "workerinput"):
         return None
@@ -79,7 +80,7 @@ def shared_folder(config: pytest.Config) -> Path | None:
 def locked(path: Path, kind: int) -> Iterator[None]:
     """Hold a lock on a file, and wait for it.
 
-    :param path: the file, made where it is missing.
+    :param path: the file; it is made if it is missing.
     :param kind: ``fcntl.LOCK_EX`` or ``fcntl.LOCK_SH``.
     """
     with path.open("ab") as file:

@@ -1,4 +1,4 @@
-"""A pytest plugin: where CI is set in the environment, a skipped test is a failure unless it is on a list.
+"""A pytest plugin: if CI is set in the environment, a skipped test is a failure unless it is on a list.
 
 The list is ``tests/allowed_skips.txt``: one pattern a line, as the shell has them, for the names of tests, then
 ``because`` and the reason. Everywhere else, a test whose programs or rights are missing is skipped, and says so.

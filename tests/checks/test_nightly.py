@@ -2,6 +2,7 @@
 
 import random
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,9 @@ def test_all_is_well_where_all_parts_pass(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_shares_are_the_whole_time() -> None:
     assert sum(part.share for part in nightly.PARTS) == pytest.approx(1)
+
+
+def test_the_tests_that_it_names_exist() -> None:
+    named = [word for part in nightly.PARTS for word in part.command if word.startswith("tests/")]
+    assert named
+    assert not [name for name in named if not Path(nightly.PROJECT, name).exists()]

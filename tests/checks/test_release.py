@@ -63,8 +63,8 @@ def nothing_new(clone: Clone) -> None:
     [
         (dirty, "commit these first"),
         (stranger, "commit these first"),
-        (tagged, "the tag v9.8.7 is there already"),
-        (nothing_new, "changes/ says of nothing that is new"),
+        (tagged, "the tag v9.8.7 exists already"),
+        (nothing_new, "there is nothing new in changes/"),
     ],
 )
 def test_it_refuses(clone: Clone, prepare: object, reason: str) -> None:
