@@ -25,8 +25,8 @@ ALONE = {
 """The tests that run alone, as a file or a test of a file, with the reason."""
 
 MACHINES = "tests/systemd/"
-"""Two machines of systemd-nspawn that start at once remove each other's directory below /run/systemd/nspawn: one
-process runs all of these tests."""
+"""One process runs all tests in here: two machines of systemd-nspawn that start at the same time remove each other's
+directory below /run/systemd/nspawn."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,14 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that cannot run beside others, or beside each other."""
+    """Mark the tests that run alone, and those that one process runs in their order.
+
+    That is each file, as the tests of a file may share a daemon, and what one test sets the next one may see.
+    """
     for item in items:
         if any(
             item.nodeid.partition("[")[0] == name or item.nodeid.startswith(f"{name}::") for name in ALONE
         ):
             item.add_marker("alone")
-        if item.nodeid.startswith(MACHINES):
-            item.add_marker(pytest.mark.xdist_group("machines"))
+        group = MACHINES if item.nodeid.startswith(MACHINES) else item.nodeid.partition("::")[0]
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

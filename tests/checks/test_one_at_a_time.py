@@ -13,6 +13,10 @@ import pytest
 
 LOG = Path(__file__).with_name("log")
 
+def spread(count):
+    """Give each test a group of its own, so that any process may run it."""
+    return [pytest.param(number, marks=pytest.mark.xdist_group(str(number))) for number in range(count)]
+
 def work(kind):
     with LOG.open("a") as log:
         log.write(f"begin {kind}\\n")
@@ -20,16 +24,16 @@ def work(kind):
     with LOG.open("a") as log:
         log.write(f"end {kind}\\n")
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", spread(20))
 def test_together(number):
     work("together")
 
 @pytest.mark.alone
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", spread(3))
 def test_alone(number):
     work("alone")
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", spread(20))
 def test_together_again(number):
     work("together")
 """

@@ -46,6 +46,10 @@ class Holder:
         return self.process.stdout.readline().rstrip("\n")
 
 
+_READINGS = 4
+"""How often /proc/locks is read."""
+
+
 class DoesNotBootError(Exception):
     """A machine does not boot. The message is the output of its console."""
 
@@ -220,12 +224,9 @@ class Machine:
         """Return the pids of the processes that hold a POSIX lock on a file, from the kernel.
 
         /proc/locks is no snapshot: while other processes lock and unlock, a reading may show a lock twice, or
-        miss it. Therefore the file is read until two readings agree.
+        miss it. Therefore the file is read several times.
         """
-        before, holders = None, self._read_lock_holders(path)
-        while holders != before:
-            before, holders = holders, self._read_lock_holders(path)
-        return sorted(holders)
+        return sorted(set().union(*(self._read_lock_holders(path) for _ in range(_READINGS))))
 
     def _read_lock_holders(self, path: str) -> set[int]:
         lines = self.run("lslocks", "--noheadings", "--raw", "--output=PID,TYPE,PATH").splitlines()
