@@ -14,7 +14,7 @@ import pytest
 LOG = Path(__file__).with_name("log")
 
 def spread(count):
-    """Give each test a group of its own, so that any process may run it."""
+    # A group of its own for each test: any process may run it.
     return [pytest.param(number, marks=pytest.mark.xdist_group(str(number))) for number in range(count)]
 
 def work(kind):
