@@ -15,6 +15,8 @@ import pytest
 
 ALONE = {
     "tests/ctl/test_cleaning.py::test_no_lock_is_given_twice_while_it_cleans": "expects a number of removals within 20 seconds",
+    "tests/ctl/test_taking.py::test_run_ends_with_the_exit_status_of_the_command": "on a busy machine the daemon may"
+    " still have the lock when the command has ended",
     "tests/handover/test_crowd.py": "counts lines of /proc/locks, and a read may miss some while other tests change them",
     "tests/handover/test_virtlockd.py::test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared": "chooses a pid",
     "tests/libvirt/test_idle.py": "a lock daemon ends after a second or two in which nothing comes from a busy machine",
