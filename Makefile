@@ -46,7 +46,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 # What make install installs is built first: the tests that call it beside each other find it ready.
 test: $(VENV)/.dev build/wheels man completions ## run all tests, several at once (WORKERS=two for each processor)
 	@scripts/system-packages $(TEST_PACKAGES) || true
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 CALLS ?= 1000000
 SEED ?=
