@@ -13,6 +13,7 @@ from lockd.daemon.lifetime import LOOK_SECONDS, Lifetime
 from lockd.daemon.locker import Locker
 from lockd.daemon.log.log import Log
 from lockd.daemon.mount_watch import MountWatch
+from lockd.daemon.owner_process import owner_name
 from lockd.daemon.owners import Owners
 from lockd.daemon.programs.admin_program import AdminProgram
 from lockd.daemon.programs.explain import Explainer
@@ -161,7 +162,7 @@ class Daemon:
     def _warn_of_lost_locks(self) -> None:
         owners = sorted({pid for resource in self.table for pid in resource.holdings})
         processes = {pid: self.owners.get(pid) for pid in owners[:_OWNERS_NAMED]}
-        names = [process.describe() if process else f"pid {pid}" for pid, process in processes.items()]
+        names = [owner_name(pid, process) for pid, process in processes.items()]
         if len(owners) > len(names):
             names.append(f"{len(owners) - len(names)} more")
         _logger.warning(

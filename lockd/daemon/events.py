@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from lockd.daemon.interest import interest
-from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.owner_process import OwnerProcess, owner_name
 from lockd.daemon.rate_limit import RateLimit
 from lockd.locks.resource import Resource
 
@@ -113,7 +113,7 @@ def _log(
         "LOCKD_RESOURCE": name,
         **_owner_fields(pid, owner),
     }
-    who = owner.describe() if owner is not None else f"pid {owner}"
+    who = owner_name(pid, owner)
     what = f"{lockspace}/{name}" if lockspace else name
     _logger.log(level, message, who, what, *details, extra={"fields": fields})
 

@@ -80,3 +80,13 @@ class OwnerProcess(Watcher):
         if self.pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
+
+
+def owner_name(pid: int, owner: OwnerProcess | None) -> str:
+    """Return the name of an owner in messages.
+
+    :param pid: the pid of the owner.
+    :param owner: the owner, or None if only the pid is known.
+    :returns: the name of the domain and the pid, or only the pid.
+    """
+    return owner.describe() if owner is not None else f"pid {pid}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
+from lockd.daemon.owner_process import owner_name
 from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
@@ -285,7 +286,7 @@ def refuse(session: Session, call: Frame, error: ErrorReply) -> bytes:
     :returns: the bytes of the reply.
     """
     if _refusals.allows():
-        who = session.owner.describe() if session.owner else f"pid {session.peer_pid}"
+        who = owner_name(session.peer_pid, session.owner)
         _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)
     return error_reply(call, error)
 

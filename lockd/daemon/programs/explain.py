@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lockd.daemon.log.sinks import LogFile
-from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.owner_process import OwnerProcess, owner_name
 from lockd.linux.processes import command_name
 from lockd.locks.errors import Busy, Outsider
 from lockd.locks.resource import Resource, State
@@ -64,13 +64,3 @@ class Explainer:
         # A process can give itself any name, with line breaks too. The message must stay one line.
         printable = "".join(letter if letter.isprintable() else "?" for letter in command)
         return f"process {printable} (pid {pid})"
-
-
-def owner_name(pid: int, process: OwnerProcess | None) -> str:
-    """Return the name of an owner in messages.
-
-    :param pid: the pid of the owner.
-    :param process: the owner, or None if only the pid is known.
-    :returns: the name of the domain and the pid, or only the pid.
-    """
-    return process.describe() if process is not None else f"pid {pid}"

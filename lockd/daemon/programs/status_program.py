@@ -11,8 +11,8 @@ from lockd import __version__
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
 from lockd.daemon.locker import Locker
+from lockd.daemon.owner_process import owner_name
 from lockd.daemon.owners import Owners
-from lockd.daemon.programs.explain import owner_name
 from lockd.daemon.programs.refused import Refused
 from lockd.daemon.server import FunctionHandler, ProgramKey, Server, error_reply
 from lockd.daemon.session import Session

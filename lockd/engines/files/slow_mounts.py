@@ -18,11 +18,9 @@ class SlowMounts:
     """The mounts that calls may block on, as of the last ``refresh``."""
 
     def __init__(self) -> None:
-        self._mounts = MountTable.read()
-        self._directories_of_slow_mounts: set[str] = set()
-        # By directory: None where nothing slow is mounted in it, otherwise its path without links.
+        # By directory: None if nothing slow is mounted in it, otherwise its path without links.
         self._local_directories: dict[str, str | None] = {}
-        self._take_over(self._mounts)
+        self._take_over(MountTable.read())
 
     def refresh(self, mountinfo: bytes) -> None:
         """Replace the mounts by those of a mountinfo file.
