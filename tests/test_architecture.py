@@ -36,7 +36,7 @@ DAEMON_ROOMS = {"start": set[str](), "log": {"start"}, "programs": {"log"}, "upg
 
 OUTSIDE_THE_DAEMON = {
     "start": {"linux", "libvirt"},
-    "log": {"engines"},
+    "log": {"engines", "linux"},
     "programs": {"linux", "wire", "locks"},
     "upgrade": {"linux", "libvirt", "wire", "locks", "engines"},
 }

@@ -9,6 +9,7 @@ from lockd.ctl import terminal
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 from lockd.ctl.findings import FAIL, HASH_SUBJECT, Finding, findings
+from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
 example:
@@ -73,5 +74,5 @@ def print_findings(findings: Iterable[Finding], *, json_wanted: bool) -> Exit:
 
 
 def _line(finding: Finding) -> str:
-    line = terminal.printable(f"{finding.result} {finding.subject}: {finding.detail}")
+    line = printable(f"{finding.result} {finding.subject}: {finding.detail}")
     return terminal.alarming(line) if finding.result == FAIL and terminal.has_colour(sys.stdout) else line

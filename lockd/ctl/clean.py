@@ -24,6 +24,7 @@ from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_exclusive, lock_holder
 from lockd.linux.file_systems import Reach, local_lock_option, reach_of
 from lockd.linux.mount_table import MountTable
+from lockd.linux.printable import printable
 
 _PROGRESS_SECONDS: Final = 0.2
 """Time between two updates of the progress line."""
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> Exit:
         counts[outcome] += 1
         if options.dry_run and outcome is Outcome.REMOVED:
             progress.clear()
-            print(terminal.printable(path))
+            print(printable(path))
     progress.clear()
     print(_summary(counts, dry_run=options.dry_run))
     return Exit.FAILED if counts[Outcome.FAILED] else Exit.DONE

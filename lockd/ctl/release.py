@@ -7,10 +7,10 @@ from typing import Final
 from lockd.client.errors import NotHeld, Refused
 from lockd.client.plugin_config import read_plugin_config
 from lockd.client.status import StatusConnection
-from lockd.ctl import terminal
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
+from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
 example:
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> Exit:
             # str2 is the daemon's own text, without libvirt's name for the kind of error.
             raise Failure(error.reply.str2 or str(error)) from None
     gone = ", ".join(f"pid {pid}" for pid in pids)
-    print(terminal.printable(f"released {options.resource}, which {gone} held"))
+    print(printable(f"released {options.resource}, which {gone} held"))
     return Exit.DONE
 
 

@@ -4,11 +4,11 @@ import argparse
 from typing import Final
 
 from lockd.client.plugin_config import read_plugin_config
-from lockd.ctl import terminal
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import add_disk_options, find_disk
 from lockd.ctl.exits import Exit
 from lockd.ctl.terminal import print_error
+from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
 example:
@@ -57,9 +57,9 @@ def run(options: argparse.Namespace) -> Exit:
         print(json.dumps(facts, indent=3))
     else:
         lockspace = resource.lockspace or "none: the file itself is locked"
-        print(f"lockspace: {terminal.printable(lockspace)}")
-        print(f"resource:  {terminal.printable(resource.name)}")
-        print(f"file:      {terminal.printable(resource.path)}")
+        print(f"lockspace: {printable(lockspace)}")
+        print(f"resource:  {printable(resource.name)}")
+        print(f"file:      {printable(resource.path)}")
     if not config.auto_disk_leases:
         print_error("libvirt does not take this lock: auto_disk_leases is 0 in qemu-lockd.conf")
     return Exit.DONE

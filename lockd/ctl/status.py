@@ -13,6 +13,7 @@ from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.holdings import AGREES, Holding, overview
 from lockd.ctl.terminal import Table
+from lockd.linux.printable import printable
 
 _WATCH_SECONDS: Final = 2.0
 """Time between two updates with --watch."""
@@ -141,7 +142,7 @@ def _screen(options: argparse.Namespace, columns: list[Column]) -> list[str]:
         found = overview()
         lines = _lines(_chosen(found.holdings, options), columns, options, limit)
     except (ClientError, Failure) as error:
-        return [terminal.printable(str(error))]
+        return [printable(str(error))]
     return lines if found.note is None else [*lines, found.note]
 
 
@@ -205,10 +206,10 @@ def _disagrees(holding: Holding) -> bool:
 
 def _cell(column: Column, holding: Holding) -> str:
     value = (column.short or column.value)(holding)
-    return "-" if value is None else terminal.printable(str(value))
+    return "-" if value is None else printable(str(value))
 
 
 def _raw(column: Column, holding: Holding) -> str:
     # lslocks does the same: a program would take a blank in a cell for the end of the cell.
     value = column.value(holding)
-    return "" if value is None else terminal.printable(str(value)).replace(" ", "\\x20")
+    return "" if value is None else printable(str(value)).replace(" ", "\\x20")

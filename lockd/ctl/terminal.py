@@ -4,6 +4,8 @@ import os
 import sys
 from typing import Final, TextIO
 
+from lockd.linux.printable import printable
+
 _GAP: Final = " "
 _BOLD_RED: Final = "\x1b[1;31m"
 _PLAIN: Final = "\x1b[0m"
@@ -49,24 +51,6 @@ def alarming(text: str) -> str:
     :returns: the text with escape sequences.
     """
     return f"{_BOLD_RED}{text}{_PLAIN}"
-
-
-def printable(text: str) -> str:
-    r"""Escape characters that are not printable.
-
-    The names of guests and files may contain control characters, which a terminal would obey.
-
-    :param text: the text.
-    :returns: the text, in which each such character is replaced by its bytes, such as ``\x1b``.
-    """
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
-
-
-def _escaped(character: str) -> str:
-    data = character.encode("utf-8", "surrogateescape")
-    return "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def width(text: str) -> int:

@@ -9,12 +9,13 @@ from typing import Any, Final
 from lockd.client.errors import Unavailable, UnknownProgram
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
 from lockd.client.status import StatusConnection
-from lockd.ctl import processes, terminal
+from lockd.ctl import processes
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import Disk, add_disk_options, find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_holder
 from lockd.ctl.holdings import Holding, holdings_of
+from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
 example:
@@ -61,9 +62,9 @@ def run(options: argparse.Namespace) -> Exit:
     elif holders:
         for holder in holders:
             for line in _lines(disks[0], holder):
-                print(terminal.printable(line))
+                print(printable(line))
     else:
-        print(terminal.printable(f"nobody holds {disks[0].path}{_users_of(disks[0])}"))
+        print(printable(f"nobody holds {disks[0].path}{_users_of(disks[0])}"))
     return Exit.DONE if holders else Exit.NO
 
 

@@ -156,7 +156,7 @@ def encode_server(name: str) -> bytes:
     :returns: the payload of the reply.
     """
     encoder = Encoder()
-    encoder.string(name)
+    encoder.text(name)
     return encoder.payload()
 
 
@@ -171,7 +171,7 @@ def encode_servers(names: Iterable[str], count: int) -> bytes:
     listed = list(names)
     encoder.uint32(len(listed))
     for name in listed:
-        encoder.string(name)
+        encoder.text(name)
     encoder.uint32(count)
     return encoder.payload()
 
@@ -204,7 +204,7 @@ def encode_clients(clients: Iterable[Client], count: int) -> bytes:
 
 
 def _put_client(encoder: Encoder, client: Client) -> None:
-    encoder.string(client.server)
+    encoder.text(client.server)
     encoder.uint64(client.id)
     encoder.int64(client.timestamp)
     encoder.uint32(client.transport)
@@ -224,12 +224,12 @@ def encode_parameters(parameters: Iterable[Parameter]) -> bytes:
         ParameterType.ULLONG: encoder.uint64,
         ParameterType.DOUBLE: encoder.double,
         ParameterType.BOOLEAN: encoder.int32,
-        ParameterType.STRING: encoder.string,
+        ParameterType.STRING: encoder.text,
     }
     listed = list(parameters)
     encoder.uint32(len(listed))
     for parameter in listed:
-        encoder.string(parameter.name)
+        encoder.text(parameter.name)
         encoder.int32(parameter.type)
         put[parameter.type](parameter.value)
     return encoder.payload()
@@ -243,7 +243,7 @@ def encode_outputs(outputs: str, count: int) -> bytes:
     :returns: the payload of the reply.
     """
     encoder = Encoder()
-    encoder.string(outputs)
+    encoder.text(outputs)
     encoder.uint32(count)
     return encoder.payload()
 
@@ -256,6 +256,6 @@ def encode_filters(filters: str | None, count: int) -> bytes:
     :returns: the payload of the reply.
     """
     encoder = Encoder()
-    encoder.optional_string(filters)
+    encoder.optional_text(filters)
     encoder.uint32(count)
     return encoder.payload()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 
-from lockd.wire.xdr import DecodeError, Decoder, encode_optional_string
+from lockd.wire.xdr import DecodeError, Decoder, encode_optional_text
 
 _PAIR = Struct(">2i")
 _LEVEL_WITHOUT_OBJECT = _PAIR.pack(2, 0)
@@ -63,15 +63,18 @@ class ErrorReply:
     int2: int = -1
 
     def encode(self) -> bytes:
-        """Return the payload of the reply."""
+        """Return the payload of the reply.
+
+        This never fails: an error that cannot be reported would be a second error, in the place of the first.
+        """
         return b"".join(
             (
                 _PAIR.pack(self.code, self.domain),
-                encode_optional_string(self.message),
+                encode_optional_text(self.message),
                 _LEVEL_WITHOUT_OBJECT,
-                encode_optional_string(self.str1),
-                encode_optional_string(self.str2),
-                encode_optional_string(self.str3),
+                encode_optional_text(self.str1),
+                encode_optional_text(self.str2),
+                encode_optional_text(self.str3),
                 _PAIR.pack(self.int1, self.int2),
                 _WITHOUT_NETWORK,
             )

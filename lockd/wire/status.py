@@ -9,6 +9,7 @@ import json
 from enum import IntEnum
 from typing import Any
 
+from lockd.wire.text import raw
 from lockd.wire.xdr import Decoder, Encoder
 
 PROGRAM = 0x6C6F636B
@@ -49,12 +50,19 @@ def encode_document(document: dict[str, Any]) -> bytes:
 def decode_document(payload: bytes) -> dict[str, Any]:
     """Decode a document.
 
+    JSON's escapes can name characters that no name has, such as half of a surrogate pair. They could not be
+    sent on or logged. A document that has any is refused here, before anything is done with it.
+
     :param payload: the payload of a call or a reply.
     :returns: the document.
-    :raises ValueError: the payload does not hold a document (``DecodeError``, ``JSONDecodeError``).
+    :raises ValueError: the payload does not hold a document (``DecodeError``, ``JSONDecodeError``), or a string in
+        it is not a name (``UnicodeEncodeError``).
     """
     try:
-        document = json.loads(Decoder(payload).string(DOCUMENT_MAX))
+        source = Decoder(payload).string(DOCUMENT_MAX)
+        document = json.loads(source)
+        if "\\u" in source:
+            raw(json.dumps(document, ensure_ascii=False))
     except RecursionError:
         raise ValueError("the document is nested too deeply") from None
     if not isinstance(document, dict):

@@ -27,5 +27,25 @@ def raw(string: str) -> bytes:
 
     :param string: the text.
     :returns: the bytes.
+    :raises UnicodeEncodeError: no bytes are decoded to this text. So it is not a name.
     """
     return string.encode(_FILE_NAMES, "surrogateescape")
+
+
+def raw_or_escaped(string: str) -> bytes:
+    r"""Encode a text that people read. This never fails, so that an error can always be reported.
+
+    :param string: the text.
+    :returns: the bytes. Each character that cannot be encoded is replaced by an escape, such as ``\ud800``.
+    """
+    try:
+        return raw(string)
+    except UnicodeEncodeError:
+        return b"".join([_raw_or_escape(character) for character in string])
+
+
+def _raw_or_escape(character: str) -> bytes:
+    try:
+        return raw(character)
+    except UnicodeEncodeError:
+        return character.encode("ascii", "backslashreplace")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from xdrlib3 import Error, Packer, Unpacker
 
-from lockd.wire.text import raw, text
+from lockd.wire.text import raw, raw_or_escaped, text
 
 T = TypeVar("T")
 
@@ -29,18 +29,22 @@ def encode_string(string: str) -> bytes:
 
     :param string: the string.
     :returns: its XDR form.
+    :raises UnicodeEncodeError: the string is not a name (``lockd.wire.text.raw``).
     """
-    data = raw(string)
+    return _encode_bytes(raw(string))
+
+
+def encode_optional_text(string: str | None) -> bytes:
+    """Encode a text that people read, which may be absent. This never fails (``raw_or_escaped``).
+
+    :param string: the text; None if it is absent.
+    :returns: its XDR form, a string that may be absent.
+    """
+    return _ABSENT if string is None else _PRESENT + _encode_bytes(raw_or_escaped(string))
+
+
+def _encode_bytes(data: bytes) -> bytes:
     return _UINT32.pack(len(data)) + data + bytes(-len(data) & 3)
-
-
-def encode_optional_string(string: str | None) -> bytes:
-    """Encode a string that may be absent.
-
-    :param string: the string; None if it is absent.
-    :returns: its XDR form.
-    """
-    return _ABSENT if string is None else _PRESENT + encode_string(string)
 
 
 class Decoder:
@@ -189,20 +193,28 @@ class Encoder:
         self._packer.pack_fopaque(len(value), value)
 
     def string(self, value: str) -> None:
-        """Add a string.
+        """Add a string that is a name.
 
         :param value: the string.
+        :raises UnicodeEncodeError: the string is not a name (``lockd.wire.text.raw``).
         """
         self._packer.pack_string(raw(value))
 
-    def optional_string(self, value: str | None) -> None:
-        """Add a string that may be absent.
+    def text(self, value: str) -> None:
+        """Add a string that is a text for people. This never fails (``raw_or_escaped``).
 
-        :param value: the string; None if it is absent.
+        :param value: the text.
+        """
+        self._packer.pack_string(raw_or_escaped(value))
+
+    def optional_text(self, value: str | None) -> None:
+        """Add a string that is a text for people, and may be absent.
+
+        :param value: the text; None if it is absent.
         """
         self.boolean(value is not None)
         if value is not None:
-            self.string(value)
+            self.text(value)
 
     def payload(self) -> bytes:
         """Return the encoded values."""

@@ -31,7 +31,7 @@ def arguments(*values: int | str | bytes) -> bytes:
 def optional(text: str | None) -> bytes:
     """Encode a string that may be absent."""
     encoder = Encoder()
-    encoder.optional_string(text)
+    encoder.optional_text(text)
     return encoder.payload()
 
 

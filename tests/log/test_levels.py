@@ -139,5 +139,5 @@ def test_a_name_cannot_look_like_another_line(daemon: PrivateDaemon, tmp_path: P
     LogControl(daemon).set_outputs(f"3:file:{tmp_path}/log")
     log_an_error(daemon, "a\n2026-01-01 00:00:00.000+0000: 1: error : all is lost\x1b[31m")
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert r"a\n2026-01-01" in line
+    assert r"a\x0a2026-01-01" in line
     assert r"lost\x1b[31m" in line

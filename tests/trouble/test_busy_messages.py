@@ -86,7 +86,7 @@ def test_a_process_outside_is_named(client: RawClient, disk: Path) -> None:
 
 def test_a_process_cannot_put_a_second_line_into_the_message(client: RawClient, disk: Path) -> None:
     with process_that_holds(disk, "qemu\nall well") as pid:
-        assert client.acquire(disk) == busy(disk, f"process qemu?all well (pid {pid})")
+        assert client.acquire(disk) == busy(disk, rf"process qemu\x0aall well (pid {pid})")
 
 
 def test_the_daemon_names_itself(daemon: PrivateDaemon, client: RawClient) -> None:

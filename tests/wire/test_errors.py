@@ -143,3 +143,15 @@ def test_errors_have_libvirts_numbers_and_words(
 @given(int32)
 def test_signed_shows_numbers_as_virtlockd_prints_them(number: int) -> None:
     assert signed(number % 2**32) == number
+
+
+@given(st.text(st.characters(), max_size=5) | st.text(st.characters(categories=["Cs"]), max_size=5))
+def test_an_error_can_be_encoded_whatever_its_text_is(words: str) -> None:
+    """A reply that cannot be encoded would be a second error in the place of the first."""
+    decoded = ErrorReply.decode(resource_busy(words).encode())
+    assert decoded.message is not None
+    assert decoded.message.startswith("resource busy: ")
+
+
+def test_what_cannot_be_encoded_in_an_error_is_escaped() -> None:
+    assert ErrorReply.decode(internal_error("a\ud800\udcff\n").encode()).str2 == "a\\ud800\udcff\n"

@@ -53,3 +53,15 @@ def test_a_document_that_is_nested_too_deep_is_refused() -> None:
 def test_a_document_is_bounded() -> None:
     with pytest.raises(DecodeError, match="are possible"):
         status.decode_document(packed("u", status.DOCUMENT_MAX + 1) + bytes(8))
+
+
+@given(st.characters(categories=["Cs"]), st.text(max_size=3))
+def test_a_document_with_text_that_no_bytes_decode_to_is_refused(surrogate: str, rest: str) -> None:
+    """Text that could not be sent on, or logged, is not let in. A lone surrogate for a single byte is a name."""
+    document = {"list": [{"name": surrogate + rest}]}
+    payload = packed("s", json.dumps(document).encode())
+    if "\udc80" <= surrogate <= "\udcff":
+        assert status.decode_document(payload) == document
+    else:
+        with pytest.raises(UnicodeEncodeError):
+            status.decode_document(payload)

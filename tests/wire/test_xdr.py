@@ -47,7 +47,7 @@ def test_values_are_encoded_as_xdrlib_does_and_decoded_again(
     encoder.double(number)
     encoder.boolean(flag)
     encoder.string(text(name))
-    encoder.optional_string(optional_text)
+    encoder.optional_text(optional_text)
     encoder.opaque(opaque)
     payload = encoder.payload()
 

@@ -74,9 +74,12 @@ class Log:
         self._set_levels()
 
     def write(self, record: logging.LogRecord) -> None:
-        """Pass a message to the outputs.
+        """Pass a message to the outputs. This never raises an exception.
 
-        :param record: the message.
+        Messages are logged where an exception was just caught, so that the daemon goes on and keeps its locks.
+        An exception from here would end it after all.
+
+        :param record: the message. If an output cannot write it, it gets a message that says so.
         """
         if self._early is not None:
             if len(self._early) < _EARLY_MAX:
@@ -85,7 +88,11 @@ class Log:
         level = level_of(record)
         for threshold, sink in self._sinks:
             if level >= threshold:
-                sink.write(record)
+                try:
+                    sink.write(record)
+                except Exception as error:
+                    with suppress(Exception):
+                        sink.write(_substitute(record, error))
 
     # Settings
 
@@ -200,6 +207,12 @@ class _ToLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._log.write(record)
+
+
+def _substitute(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """Return a message in place of one that cannot be written. It has no text of a peer."""
+    text = f"a message of line {record.lineno} cannot be written: {type(error).__name__}"
+    return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, text, None, None)
 
 
 def _files(sinks: Iterable[tuple[Level, Sink]]) -> set[LogFile]:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
 from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.linux.printable import printable
 
 _SYSLOG_SOCKET: Final = "/dev/log"
 _FACILITY_DAEMON: Final = 3
@@ -25,16 +26,12 @@ _PRIORITIES: Final = {Level.DEBUG: 7, Level.INFO: 6, Level.WARNING: 4, Level.ERR
 _STDERR: Final = 2
 _LENGTH = struct.Struct("<Q")
 
-_CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127)} | {ord("\n"): "\\n"}
-"""Replacements for control characters. Peers choose names that are logged; a line break in such a name must
-not look like another line of the log."""
-
 
 class Sink(Protocol):
     """A destination of messages."""
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write one message. This neither waits nor raises anything, whatever the state of the receiver is.
+        """Write one message. This does not wait, whatever the state of the receiver is.
 
         :param record: the message.
         """
@@ -50,16 +47,19 @@ def level_of(record: logging.LogRecord) -> Level:
 
 
 def text_of(record: logging.LogRecord) -> str:
-    """Return the text of a message.
+    """Return the text of a message. UTF-8 can encode it, whatever names it has.
+
+    Peers choose names that are logged. A line break in such a name must not look like another line of the
+    log, and a terminal that shows the log must not obey a name.
 
     :param record: the message.
     :returns: the text, in one line. If the message reports an exception, which is a bug in the daemon, the
         lines of its traceback follow.
     """
-    text = record.getMessage().translate(_CONTROL)
+    lines = [record.getMessage()]
     if record.exc_info:
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
-    return text
+        lines += logging.Formatter().formatException(record.exc_info).split("\n")
+    return "\n".join(map(printable, lines))
 
 
 def _module_of(record: logging.LogRecord) -> str:
@@ -89,7 +89,7 @@ def line_of(record: logging.LogRecord) -> bytes:
         f"{seconds}.{int(record.msecs):03}+0000: {record.process}: {level} : "
         f"{_module_of(record)}:{record.lineno if _is_traced(record) else 0} : {text_of(record)}\n"
     )
-    return line.encode(errors="surrogateescape")
+    return line.encode()
 
 
 class StandardError:
@@ -212,10 +212,18 @@ class Journal:
 
 
 def _journal_field(name: str, value: str) -> bytes:
-    key, data = name.encode(), value.encode(errors="surrogateescape")
+    key, data = name.encode(), _field_bytes(value)
     if b"\n" in data:
         return key + b"\n" + _LENGTH.pack(len(data)) + data + b"\n"
     return key + b"=" + data + b"\n"
+
+
+def _field_bytes(value: str) -> bytes:
+    """Return the value of a field: the very bytes of a name, so that ``journalctl FIELD=VALUE`` finds it."""
+    try:
+        return value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode(errors="backslashreplace")
 
 
 class Syslog:
@@ -225,7 +233,7 @@ class Syslog:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = printable(name)
         self._datagrams = _Datagrams(_SYSLOG_SOCKET)
 
     def write(self, record: logging.LogRecord) -> None:
@@ -236,7 +244,7 @@ class Syslog:
         priority = _FACILITY_DAEMON * 8 + _PRIORITIES[level_of(record)]
         when = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
         message = f"<{priority}>{when} {self._name}[{record.process}]: {text_of(record)}"
-        self._datagrams.send(message.encode(errors="surrogateescape"))
+        self._datagrams.send(message.encode())
 
 
 def open_sink(output: Output, inodes: Inodes) -> Sink:

@@ -5,6 +5,7 @@ from typing import Final
 
 from lockd.daemon.log.sinks import LogFile
 from lockd.daemon.owner_process import OwnerProcess, owner_name
+from lockd.linux.printable import printable
 from lockd.linux.processes import command_name
 from lockd.locks.errors import Busy, Outsider
 from lockd.locks.resource import Resource, State
@@ -62,5 +63,4 @@ class Explainer:
         if command is None:
             return f"pid {pid}"
         # A process can give itself any name, with line breaks too. The message must stay one line.
-        printable = "".join(letter if letter.isprintable() else "?" for letter in command)
-        return f"process {printable} (pid {pid})"
+        return f"process {printable(command)} (pid {pid})"
