@@ -227,26 +227,28 @@ def without_descriptors(call: Frame) -> Frame:
 
 
 class FrameReader:
-    """Splits a byte stream into frames.
+    """Splits a byte stream into frames. Its work is linear in the bytes that arrive, however they are cut.
 
     :param payload_kept: how many bytes of each payload are kept. A peer may announce a frame of 32 MiB, but
         no call has arguments of that size, and bytes after the arguments are ignored. So the rest of a longer
         payload is dropped as it arrives. An incomplete frame never takes more memory than this (Invariant 5).
+    :ivar is_empty: whether all bytes that have arrived were returned as frames.
     """
 
-    __slots__ = ("_buffer", "_kept", "_missing", "_offset", "_oversized")
+    __slots__ = ("_buffer", "_half", "_kept", "_missing", "_needed", "_offset", "_oversized", "is_empty")
 
     def __init__(self, payload_kept: int) -> None:
         self._kept = _HEADER_SIZE + payload_kept
+        # Frames are cut from ``_buffer``. Bytes that have arrived but are not a whole frame are in ``_half``:
+        # adding to a bytearray does not copy what it has already. It is not looked at before it has
+        # ``_needed`` bytes.
         self._buffer = _NO_BYTES
         self._offset = 0
+        self._half: bytearray | None = None
+        self._needed = 0
         self._oversized: Frame | None = None
         self._missing = 0
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all bytes that have arrived were returned as frames."""
-        return not self._buffer and self._oversized is None
+        self.is_empty = True
 
     def feed(self, data: bytes) -> None:
         """Add the next bytes of the stream.
@@ -257,9 +259,14 @@ class FrameReader:
             dropped = min(self._missing, len(data))
             self._missing -= dropped
             data = data[dropped:]
-        if self._buffer:
-            self._buffer = self._buffer[self._offset :] + data
-            self._offset = 0
+        if not data:
+            return
+        self.is_empty = False
+        if self._half is not None:
+            self._half += data
+        elif self._buffer:
+            self._keep_half(0)
+            self.feed(data)
         else:
             self._buffer = data
 
@@ -273,7 +280,7 @@ class FrameReader:
         :raises FrameError: the length of the frame is not valid.
         """
         size = len(data)
-        if _HEADER_SIZE <= size <= self._kept and not self._buffer and self._oversized is None:
+        if _HEADER_SIZE <= size <= self._kept and self.is_empty:
             length = uint32(data, 0)
             if length == size:
                 return Frame(data)
@@ -288,25 +295,41 @@ class FrameReader:
         """
         if self._oversized is not None:
             return self._next_oversized()
+        if self._half is not None:
+            if len(self._half) < self._needed:
+                return None
+            self._buffer, self._half = bytes(self._half), None
         buffer, offset = self._buffer, self._offset
         available = len(buffer) - offset
         if available < _HEADER_SIZE:
             if available >= _LENGTH.size:
                 _check_length(uint32(buffer, offset))
+                self._keep_half(_HEADER_SIZE)
+            elif available:
+                self._keep_half(_LENGTH.size)
             return None
         length = uint32(buffer, offset)
         if not LENGTH_MIN <= length <= available:
             _check_length(length)
             if available >= self._kept:
                 self._keep_oversized(length - available)
+            else:
+                self._keep_half(length if length < self._kept else self._kept)
             return None
         if length == available:
             # Nothing is left over. Keep no buffer, so that idle clients take no memory for one.
             self._buffer, self._offset = _NO_BYTES, 0
+            self.is_empty = True
         else:
             self._offset = offset + length
         end = offset + (length if length < self._kept else self._kept)
         return Frame(buffer[offset:end])
+
+    def _keep_half(self, needed: int) -> None:
+        """Keep the rest of the buffer until it has the given number of bytes."""
+        self._half = bytearray(self._buffer[self._offset :])
+        self._needed = needed
+        self._buffer, self._offset = _NO_BYTES, 0
 
     def _keep_oversized(self, missing: int) -> None:
         """Keep the first bytes of the frame; its other bytes are dropped as they arrive."""
@@ -319,15 +342,17 @@ class FrameReader:
         if self._missing:
             return None
         frame, self._oversized = self._oversized, None
+        self.is_empty = not self._buffer and self._half is None
         return frame
 
     @property
     def unfinished(self) -> tuple[bytes, int]:
         """The bytes that were not returned as a frame, and how many of the bytes after them to drop.
 
-        A live upgrade passes both to the next program, which gives them to ``resume``.
+        A live upgrade passes both to the next program, which gives them to ``resume``. If bytes are to be
+        dropped, the bytes before them are all that is kept of their frame.
         """
-        rest = self._buffer[self._offset :]
+        rest = self._buffer[self._offset :] if self._half is None else bytes(self._half)
         if self._oversized is None:
             return rest, 0
         frame = self._oversized
@@ -336,13 +361,20 @@ class FrameReader:
     def resume(self, data: bytes, missing: int) -> None:
         """Continue the work of another reader, from its ``unfinished``.
 
+        The other reader may belong to another version, which keeps more or less of each payload.
+
         :param data: the bytes that it had not returned as a frame.
         :param missing: how many of the following bytes to drop.
+        :raises FrameError: bytes of a frame are to be dropped, but its header is missing.
         """
-        self.feed(data)
-        if missing:
-            self.next_frame()
-            self._missing = missing
+        if not missing:
+            self.feed(data)
+            return
+        if len(data) < _HEADER_SIZE:
+            raise FrameError(f"the end of a frame that begins with {len(data)} bytes")
+        self._oversized = Frame(data[: self._kept])
+        self._missing = missing
+        self.is_empty = False
 
 
 def _check_length(length: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
+from time import thread_time_ns
 from typing import TypeAlias
 
 import pytest
@@ -138,6 +139,55 @@ def test_the_end_of_a_dropped_frame_is_handed_over_with_the_next_frame() -> None
     reader.feed(stream[LENGTH_MIN + PAYLOAD_KEPT + 1 :])
     successor.resume(*reader.unfinished)
     assert read(successor) == what_is_kept([oversized, small])
+
+
+@given(st.integers(0, 3 * PAYLOAD_KEPT), st.integers(1, 3 * PAYLOAD_KEPT), st.integers(0, 4 * PAYLOAD_KEPT))
+@example(PAYLOAD_KEPT + 1, PAYLOAD_KEPT, 2 * PAYLOAD_KEPT)
+@example(PAYLOAD_KEPT + 1, PAYLOAD_KEPT, PAYLOAD_KEPT // 2)
+def test_a_version_that_keeps_more_or_less_resumes_at_the_same_place(
+    arrived: int, kept: int, kept_then: int
+) -> None:
+    """The frame that the first version shortened may stay short; each later frame is whole."""
+    stream = stream_of([oversized, small])
+    first, second = FrameReader(kept), FrameReader(kept_then)
+    first.feed(stream[: LENGTH_MIN + arrived])
+    received = read(first)
+    second.resume(*first.unfinished)
+    received += read(second)
+    second.feed(stream[LENGTH_MIN + arrived :])
+    received += read(second)
+    (header, payload), (small_header, small_payload) = received
+    assert header == oversized[0]
+    assert payload.startswith(oversized[1][: min(kept, kept_then)])
+    assert oversized[1].startswith(payload)
+    assert (small_header, small_payload) == (small[0], small[1][:kept_then])
+
+
+def test_half_a_header_with_bytes_to_drop_cannot_be_resumed() -> None:
+    with pytest.raises(FrameError, match="27 bytes"):
+        FrameReader(PAYLOAD_KEPT).resume(bytes(LENGTH_MIN - 1), 1)
+
+
+def time_to_drip(behind: int) -> int:
+    """Return how long a reader takes for 1000 single bytes behind the first bytes of a frame, in nanoseconds."""
+    reader = FrameReader(LENGTH_MAX)
+    assert reader.receive(packed("uuuuuuu", LENGTH_MAX, 1, 2, 3, 0, 5, 0) + bytes(behind)) is None
+    byte = bytes(1)
+    reader.receive(byte)
+    began = thread_time_ns()
+    for _ in range(1000):
+        reader.receive(byte)
+    return thread_time_ns() - began
+
+
+def test_a_byte_costs_the_same_behind_any_length_of_half_a_frame() -> None:
+    """Otherwise a client that drips would cost the others time that grows with the square of what it sends.
+
+    To copy 8 MiB for each byte would take a thousand times as long.
+    """
+    assert min(time_to_drip(8 * 1024 * 1024) for _ in range(3)) < 30 * min(
+        time_to_drip(100) for _ in range(3)
+    )
 
 
 @given(uint32.filter(lambda length: not LENGTH_MIN <= length <= LENGTH_MAX), st.booleans())
