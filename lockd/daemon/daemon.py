@@ -9,6 +9,7 @@ import trio
 
 from lockd.daemon import systemd
 from lockd.daemon.counters import Counters
+from lockd.daemon.headroom import Headroom
 from lockd.daemon.lifetime import LOOK_SECONDS, Lifetime
 from lockd.daemon.locker import Locker
 from lockd.daemon.log.log import Log
@@ -25,7 +26,7 @@ from lockd.daemon.session import Session
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.start.config import Config
 from lockd.daemon.start.sockets import Listeners
-from lockd.daemon.tasks import Tasks
+from lockd.daemon.tasks import Tasks, go_on
 from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
@@ -73,6 +74,7 @@ class Daemon:
         self.lifetime = Lifetime(timeout)
         self.counters = Counters()
         self._last_status = ""
+        self._headroom = Headroom()
         tasks = Tasks(nursery)
         mounts = SlowMounts()
         self.reactor = Reactor(before_serving=MountWatch(mounts).look)
@@ -84,6 +86,7 @@ class Daemon:
             LOCK_SERVER,
             self.reactor,
             Limits(config.max_clients, config.max_clients),
+            setting="max_clients",
             payload_kept=lock.ARGUMENTS_MAX,
             on_end=self.owners.session_ended,
         )
@@ -91,6 +94,7 @@ class Daemon:
             ADMIN_SERVER,
             self.reactor,
             Limits(config.admin_max_clients, config.admin_max_clients),
+            setting="admin_max_clients",
             payload_kept=admin.ARGUMENTS_MAX,
             on_end=_nothing_to_do,
         )
@@ -144,9 +148,9 @@ class Daemon:
         if listeners.admin is not None:
             self.admin_server.listen(listeners.admin)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.reactor.run)
-            nursery.start_soon(self._housekeeping)
-            nursery.start_soon(systemd.feed_watchdog, self.reactor)
+            nursery.start_soon(go_on, self.reactor.run)
+            nursery.start_soon(go_on, self._housekeeping)
+            nursery.start_soon(go_on, systemd.feed_watchdog, self.reactor)
             # The objects that exist now are kept until the end. Garbage collections need not look at them.
             gc.freeze()
             gc.enable()
@@ -174,11 +178,13 @@ class Daemon:
     async def _housekeeping(self) -> None:
         while True:
             await trio.sleep(LOOK_SECONDS)
+            self.reactor.retry()
             for server in self.servers:
                 server.update_accepting()
             self._notify_status()
             needed = bool(self.table) or any(server.sessions for server in self.servers)
             self.lifetime.look(needed=needed, clients_seen=self.clients_seen)
+            self._headroom.look()
 
     def _notify_status(self) -> None:
         guests, locks = len(self.lock_server.sessions), len(self.table)

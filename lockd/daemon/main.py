@@ -23,7 +23,7 @@ from lockd.daemon.start.background import go_into_background
 from lockd.daemon.start.config import Config, read_config
 from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
-from lockd.daemon.tasks import Tasks
+from lockd.daemon.tasks import Tasks, go_on
 from lockd.daemon.upgrade import state_file
 from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
@@ -135,25 +135,26 @@ async def _serve(
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             daemon = Daemon(config, log, inodes, options.timeout, pid_file, nursery)
-            nursery.start_soon(_handle_signals, signals, daemon, make_hand_over(daemon), nursery)
+            tasks = Tasks(nursery)
+            nursery.start_soon(go_on, _handle_signals, signals, daemon, make_hand_over(daemon), tasks)
             if state is None:
                 claim_orphans(inodes)
             else:
                 adopt(daemon, state)
                 state.clear()  # to free its memory: it may be large
-                go_on_adopting(daemon, Tasks(nursery))
+                go_on_adopting(daemon, tasks)
             started()
             await daemon.serve(listeners)
             nursery.cancel_scope.cancel()
 
 
 async def _handle_signals(
-    signals: AsyncIterator[int], daemon: Daemon, hand_over: HandOver, nursery: trio.Nursery
+    signals: AsyncIterator[int], daemon: Daemon, hand_over: HandOver, tasks: Tasks
 ) -> None:
     async for number in signals:
         match number:
             case signal.SIGUSR1:
-                nursery.start_soon(hand_over.run)
+                tasks.start(hand_over.run)
             case signal.SIGHUP:
                 _logger.info("SIGHUP is ignored: the configuration is read anew after SIGUSR1")
             case _:

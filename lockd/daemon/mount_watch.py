@@ -2,6 +2,7 @@
 
 import logging
 
+from lockd.daemon.rate_limit import Shortage
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.mount_table import MountChanges
 
@@ -26,12 +27,13 @@ class MountWatch:
         # ``MountChanges`` reports what changes from now on. So a change while ``look`` reads the mounts is
         # not missed.
         self._outdated = True
+        self._unreadable = Shortage(_logger)
         self.look()
 
     def look(self) -> None:
         """Read the mounts again if they have changed since the last call.
 
-        If they cannot be read, that is logged, and the next call tries again.
+        If they cannot be read, that is logged once, and the next call tries again.
         """
         if self._changes.happened():
             self._outdated = True
@@ -40,6 +42,6 @@ class MountWatch:
                 self._mounts.refresh(self._changes.read())
                 self._outdated = False
             except OSError as error:
-                _logger.error(
+                self._unreadable.seen(
                     "the mounts cannot be read; the daemon goes on with those it knows: %s", error.strerror
                 )

@@ -1,10 +1,13 @@
-"""A limit on log messages.
+"""Limits on log messages.
 
 A client that repeats a refused call must not fill the log or slow other clients down.
 """
 
 import logging
 from time import monotonic
+from typing import Final
+
+_EPISODE_SECONDS: Final = 60.0
 
 
 class RateLimit:
@@ -32,3 +35,28 @@ class RateLimit:
                 self._logger.error("%d more %s within a second were not logged", withheld, self._what)
         self._seen += 1
         return self._seen <= self._per_second
+
+
+class Shortage:
+    """Something that may run out. It is logged once in an episode, as a warning.
+
+    An episode ends when the shortage was not seen for a minute. So a limit that is reached again and again is
+    one episode.
+
+    :param logger: where it is logged.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._seen_at = -_EPISODE_SECONDS
+
+    def seen(self, message: str, *arguments: object) -> None:
+        """Log the shortage if this is a new episode. To be called as long as the shortage lasts.
+
+        :param message: what has run out, and what to do about it; the format of a log message.
+        :param arguments: the arguments of the format.
+        """
+        now = monotonic()
+        if now - self._seen_at >= _EPISODE_SECONDS:
+            self._logger.warning(message, *arguments)
+        self._seen_at = now

@@ -9,10 +9,13 @@ import logging
 import os
 import select
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
 import trio
+
+from lockd.daemon.rate_limit import RateLimit
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -37,7 +40,15 @@ _AT_ONCE: Final = (0.0,)
 _SLICE: Final = 0.005
 """After how many seconds of serving the other tasks get a turn, even if more descriptors are ready."""
 
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+"""How many seconds a descriptor is not watched after its watcher has failed: at first, and at most. The pause
+doubles with each failure."""
+
+_FAULTS_PER_SECOND: Final = 5
+
 _logger = logging.getLogger(__name__)
+_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
 
 
 class Watcher:
@@ -83,8 +94,35 @@ class Flushable(Watcher):
         raise NotImplementedError
 
 
+class _Failure:
+    """The failures of a watcher.
+
+    :ivar events: the events to watch for after the pause.
+    :ivar seconds: how long the present pause is, or the last one was.
+    :ivar until: when the pause ends, by ``monotonic``.
+    :ivar pauses: whether there is a pause now.
+    """
+
+    __slots__ = ("events", "pauses", "seconds", "until")
+
+    def __init__(self) -> None:
+        self.events = READABLE
+        self.seconds = 0.0
+        self.until = 0.0
+        self.pauses = False
+
+    def pause(self) -> None:
+        """Begin a pause, twice as long as the last one."""
+        self.seconds = min(2 * self.seconds or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self.until = monotonic() + self.seconds
+        self.pauses = True
+
+
 class Reactor:
     """Watches descriptors, and calls the watcher of each one that is ready.
+
+    An exception in a callback is logged, and ends nothing: all locks would end with the daemon. If a watcher
+    fails, its descriptor is not watched for some time, as it may stay ready for ever (``retry``).
 
     In one turn, all descriptors that are ready are served; then the collected output is sent. Turns follow
     one another without a pause until nothing is ready, or until ``_SLICE`` seconds have passed.
@@ -99,7 +137,9 @@ class Reactor:
         self._watchers: dict[int, Watcher] = {}
         self._leftover: dict[Callable[[], None], None] = {}
         self._forgotten: set[int] = set()
+        self._failures: dict[int, _Failure] = {}
         self._unsent: list[Flushable] = []
+        self._cannot_poll = False
         self._waits = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake, READABLE, FunctionWatcher(self._on_wake))
@@ -124,6 +164,11 @@ class Reactor:
             reported.
         :raises OSError: the descriptor is not watched (epoll_ctl(2)).
         """
+        failure = self._failures.get(fd)
+        if failure is not None:
+            failure.events = events
+            if failure.pauses:
+                return
         self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
@@ -135,8 +180,20 @@ class Reactor:
         :raises KeyError: the descriptor is not watched.
         """
         del self._watchers[fd]
-        self._epoll.unregister(fd)
         self._forgotten.add(fd)
+        failure = self._failures.pop(fd, None)
+        if failure is None or not failure.pauses:
+            self._epoll.unregister(fd)
+
+    def retry(self) -> None:
+        """Watch the descriptors again whose watchers have failed, and whose pauses are over."""
+        for fd, failure in list(self._failures.items()):
+            if failure.pauses and monotonic() >= failure.until:
+                try:
+                    self._epoll.register(fd, failure.events)
+                    failure.pauses = False
+                except OSError:
+                    failure.pause()
 
     def again(self, serve: Callable[[], None]) -> None:
         """Call a function in the next turn, even if no descriptor is ready.
@@ -153,7 +210,8 @@ class Reactor:
             os.eventfd_write(self._wake, 1)
 
     def _on_wake(self, _ready: int) -> None:
-        os.eventfd_read(self._wake)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
 
     def flush_later(self, connection: Flushable) -> None:
         """Call ``flush`` of a connection at the end of this turn.
@@ -165,24 +223,43 @@ class Reactor:
     async def run(self) -> None:
         """Serve all watched descriptors until cancelled."""
         while True:
-            if self._leftover:
-                await trio.lowlevel.checkpoint()
-            else:
-                self._waits = True
-                try:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                finally:
-                    self._waits = False
-            self._before_serving()
+            await self._wait()
+            try:
+                self._before_serving()
+            except Exception:
+                _report("what comes before serving failed")
             end = monotonic() + _SLICE
             while self._turn() and monotonic() < end:
                 pass
 
+    async def _wait(self) -> None:
+        """Wait until there is something to do."""
+        if self._cannot_poll:
+            self._cannot_poll = False
+            await trio.sleep(_LINGER)
+        elif self._leftover:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._waits = True
+            try:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            except OSError:
+                # trio watches the descriptor in an epoll of its own, which may fail: memory or
+                # fs.epoll.max_user_watches has run out (epoll_ctl(2)). This epoll can be polled all the same.
+                self._cannot_poll = True
+                _report("the reactor cannot sleep until a descriptor is ready, and polls instead")
+            finally:
+                self._waits = False
+
     def _poll(self, timeouts: Iterable[float]) -> list[tuple[int, int]]:
-        for timeout in timeouts:
-            events = self._epoll.poll(timeout)
-            if events:
-                return events
+        try:
+            for timeout in timeouts:
+                events = self._epoll.poll(timeout)
+                if events:
+                    return events
+        except Exception:
+            self._cannot_poll = True
+            _report("the descriptors cannot be polled")
         return []
 
     def _turn(self) -> bool:
@@ -194,13 +271,19 @@ class Reactor:
             # Most clients that got a reply at the end of the last turn have sent their next call by now. A
             # second poll finds these calls too, so that they are served before a reply wakes the first client
             # (measured: 3 % more calls with 16 clients). With a single client it would only delay the reply.
-            self._serve(self._epoll.poll(0))
+            self._serve(self._poll(_AT_ONCE))
         for serve in leftover:
-            serve()
+            try:
+                serve()
+            except Exception:
+                _report("work that was left over failed")
         if self._unsent:
             unsent, self._unsent = self._unsent, []
             for connection in unsent:
-                connection.flush()
+                try:
+                    connection.flush()
+                except Exception:
+                    _report("output could not be sent")
         return bool(events or leftover)
 
     def _serve(self, events: list[tuple[int, int]]) -> None:
@@ -213,5 +296,26 @@ class Reactor:
             try:
                 self._watchers[fd].on_ready(ready)
             except Exception:
-                # A bug in one watcher must not end the daemon, as all locks would end with it.
-                _logger.exception("descriptor %d could not be served", fd)
+                self._pause(fd)
+
+    def _pause(self, fd: int) -> None:
+        """Stop watching a descriptor for a while, as its watcher has just failed.
+
+        The descriptor may stay ready; the reactor would call the watcher without end.
+        """
+        if fd not in self._watchers:
+            _report(f"descriptor {fd} could not be served; it is closed")
+            return
+        failure = self._failures.get(fd)
+        if failure is None:
+            failure = self._failures[fd] = _Failure()
+        failure.pause()
+        _report(f"descriptor {fd} could not be served; it is tried again after {failure.seconds:.0f} s")
+        with suppress(OSError):
+            self._epoll.unregister(fd)
+
+
+def _report(what: str) -> None:
+    """Log the exception that is being handled. The number of these messages per second is limited."""
+    if _faults.allows():
+        _logger.exception(what)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.owner_process import owner_name
-from lockd.daemon.rate_limit import RateLimit
+from lockd.daemon.rate_limit import RateLimit, Shortage
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
 from lockd.wire import keepalive
@@ -24,7 +24,14 @@ ADMIN_SERVER: Final = "admin"
 """The names of the servers, as virt-admin shows them."""
 
 _ACCEPTED_PER_TURN: Final = 64
-_OUT_OF_DESCRIPTORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_REMEDIES: Final = {
+    errno.EMFILE: "raise LimitNOFILE= of virtlockd.service (ulimit -n)",
+    errno.ENFILE: "raise fs.file-max (sysctl)",
+    errno.ENOSPC: "raise fs.epoll.max_user_watches (sysctl)",
+    errno.ENOMEM: "the host needs more memory",
+    errno.ENOBUFS: "the host needs more memory",
+}
+"""What an administrator can do if a client cannot be accepted or watched, by the errno."""
 
 ProgramKey: TypeAlias = tuple[int, int]
 """The number and the version of a program."""
@@ -33,6 +40,8 @@ _REFUSALS_PER_SECOND: Final = 100
 
 _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
+_foreigners = RateLimit(_logger, "refused connections", _REFUSALS_PER_SECOND)
+_out_of_resources = Shortage(_logger)
 
 
 class Handler:
@@ -106,6 +115,7 @@ class Server(Service):
     :param name: the name of the server.
     :param reactor: serves the listening sockets and the clients.
     :param limits: the limits at the start.
+    :param setting: the setting of virtlockd.conf for ``limits.max_clients``, for the log.
     :param payload_kept: how many bytes of a call's payload are kept; no procedure of its programs has longer
         arguments.
     :param on_end: is called with each session whose connection is being closed, except at the end of the
@@ -125,6 +135,7 @@ class Server(Service):
         reactor: Reactor,
         limits: Limits,
         *,
+        setting: str,
         payload_kept: int,
         on_end: Callable[[Session], None],
     ) -> None:
@@ -139,6 +150,8 @@ class Server(Service):
         self._programs: set[ProgramKey] = set()
         self._handlers: dict[bytes, Handler] = {}
         self._on_end = on_end
+        self._setting = setting
+        self._full = Shortage(_logger)
         self._accepting = False
 
     def add_program(self, program: Program) -> None:
@@ -170,7 +183,20 @@ class Server(Service):
 
         Clients that are not accepted stay in the queue of the listening socket.
         """
-        self._set_accepting(accepting=len(self.sessions) < self.limits.max_clients)
+        self._set_accepting(accepting=self._has_room())
+
+    def _has_room(self) -> bool:
+        count, most = len(self.sessions), self.limits.max_clients
+        if count < most:
+            return True
+        self._full.seen(
+            "%s has %d clients, as many as it may have: further ones wait until one leaves; "
+            "raise %s in virtlockd.conf and reload the daemon",
+            self.name,
+            count,
+            self._setting,
+        )
+        return False
 
     def _set_accepting(self, *, accepting: bool) -> None:
         self._accepting = accepting
@@ -184,30 +210,33 @@ class Server(Service):
                     return
                 try:
                     connection, _ = listener.accept()
-                except BlockingIOError:
+                except (BlockingIOError, ConnectionAbortedError):
                     break
                 except OSError as error:
-                    if error.errno in _OUT_OF_DESCRIPTORS:
-                        # ``update_accepting`` resumes: when a client leaves, and from the daemon's
-                        # housekeeping.
-                        _logger.error("no further clients can be accepted: %s", os.strerror(error.errno))
-                        self._set_accepting(accepting=False)
+                    # ``update_accepting`` resumes: when a client leaves, and from the daemon's housekeeping.
+                    _cannot_serve("further clients", error)
+                    self._set_accepting(accepting=False)
                     break
-                connection.setblocking(False)
-                self._admit(connection)
+                try:
+                    connection.setblocking(False)
+                    session = Session(self, self._reactor, connection, self.next_client_id)
+                    self._admit(session)
+                except OSError as error:
+                    _cannot_serve("a client", error)
+                    connection.close()
 
-    def _admit(self, connection: socket.socket) -> None:
-        session = Session(self, self._reactor, connection, self.next_client_id)
+    def _admit(self, session: Session) -> None:
         if session.peer_uid != os.geteuid():
             # Any client can register as any owner. So a process of another user could release this user's
             # locks.
-            _logger.warning(
-                "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
-                session.peer_uid,
-                session.peer_pid,
-                self.name,
-                os.geteuid(),
-            )
+            if _foreigners.allows():
+                _logger.warning(
+                    "user %d (pid %d) may not connect to the %s socket of user %d's daemon",
+                    session.peer_uid,
+                    session.peer_pid,
+                    self.name,
+                    os.geteuid(),
+                )
             session.hang_up()
             return
         self.next_client_id += 1
@@ -216,13 +245,17 @@ class Server(Service):
     def adopt(self, session: Session) -> None:
         """Serve a session whose client is connected and accepted.
 
-        :param session: the session, not started.
+        :param session: the session, not started. Its connection is closed if this fails.
         :raises OSError: its connection cannot be watched (epoll_ctl(2)).
         """
+        try:
+            session.start()
+        except BaseException:
+            session.hang_up()
+            raise
         self.sessions[session.id] = session
         _logger.debug("client %d of %s is pid %d", session.id, self.name, session.peer_pid)
-        session.start()
-        if len(self.sessions) >= self.limits.max_clients:
+        if not self._has_room():
             self._set_accepting(accepting=False)
 
     def ended(self, session: Session) -> None:
@@ -265,6 +298,12 @@ class Server(Service):
         if not call.is_ok:
             return f"Unexpected message status {call.status}"
         return f"unknown procedure: {signed(call.procedure)}"
+
+
+def _cannot_serve(whom: str, error: OSError) -> None:
+    number = error.errno or 0
+    remedy = _REMEDIES.get(number, "see accept(2) and epoll_ctl(2)")
+    _out_of_resources.seen("%s cannot be served: %s; %s", whom, os.strerror(number), remedy)
 
 
 def error_reply(call: Frame, error: ErrorReply) -> bytes:

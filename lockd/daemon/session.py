@@ -83,7 +83,7 @@ class Session(Flushable):
     :param server: the server that the client belongs to.
     :param reactor: calls the session when the connection is ready.
     :param connection: the connected socket, non-blocking. The session detaches its descriptor, and closes it
-        later.
+        later. If the constructor fails, the socket is as it was.
     :param number: the server's number for the connection, counted from 1.
     :ivar fd: the descriptor of the connection.
     :ivar id: the server's number for the connection.
@@ -126,12 +126,12 @@ class Session(Flushable):
         self.peer_pid = peer.pid
         self.peer_uid = peer.uid
         self.peer_gid = peer.gid
-        # Only the descriptor is needed. With 4000 guests, socket objects would take 0.4 MB more.
-        self.fd = connection.detach()
         self.reader = FrameReader(server.payload_kept)
         self.owner: OwnerProcess | None = None
         self.restricted = False
         self.waiting_call: Frame | None = None
+        # Only the descriptor is needed. With 4000 guests, socket objects would take 0.4 MB more.
+        self.fd = connection.detach()
 
     def start(self) -> None:
         """Begin to serve the connection.

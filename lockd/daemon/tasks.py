@@ -5,11 +5,14 @@ An exception in one of them must not end the daemon, as all locks would end with
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVarTuple
+from typing import Final, TypeVarTuple
 
 import trio
 
 Arguments = TypeVarTuple("Arguments")
+
+_PAUSE: Final = 1.0
+"""How many seconds to wait before a function that has failed is called again."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,3 +40,20 @@ async def _run(function: Callable[[*Arguments], Awaitable[None]], arguments: tup
         await function(*arguments)
     except Exception:
         _logger.exception("a task of the daemon failed; the daemon goes on without it")
+
+
+async def go_on(function: Callable[[*Arguments], Awaitable[None]], *arguments: *Arguments) -> None:
+    """Call a function until it returns without an exception.
+
+    For what has to run as long as the daemon does.
+
+    :param function: the async function.
+    :param arguments: its arguments.
+    """
+    while True:
+        try:
+            await function(*arguments)
+            return
+        except Exception:
+            _logger.exception("a task of the daemon failed; it is started again")
+        await trio.sleep(_PAUSE)

@@ -1,0 +1,65 @@
+"""Headroom: how near the daemon is to its limits of descriptors and tasks, with a warning before they are reached.
+
+Without descriptors no client is accepted and no lock is taken; without tasks none on a slow file system. Both
+look like a hanging libvirtd.
+"""
+
+import logging
+import os
+import resource
+from typing import Final
+
+from lockd.daemon.rate_limit import Shortage
+from lockd.linux.task_limit import TaskLimit
+
+_NEARLY: Final = 0.9
+"""From this part of a limit on, the administrator is warned."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Headroom:
+    """Looks at the limits, and warns once in an episode if one of them is near."""
+
+    def __init__(self) -> None:
+        self._descriptors = Shortage(_logger)
+        self._tasks = Shortage(_logger)
+        self._task_limit = TaskLimit()
+
+    def look(self) -> None:
+        """Look at the limits. This takes a few system calls, and does not block."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = lowest_free_descriptor(limit)
+        if used >= limit * _NEARLY:
+            self._descriptors.seen(
+                "%d of %d descriptors are in use; without one, no client is accepted and no lock is taken: "
+                "raise LimitNOFILE= of virtlockd.service (ulimit -n)",
+                used,
+                limit,
+            )
+        tasks = self._task_limit.usage()
+        if tasks is not None and tasks.used >= tasks.limit * _NEARLY:
+            self._tasks.seen(
+                "%d of %d tasks are in use (%s); without one, no lock on a slow file system is taken: "
+                "raise TasksMax= of virtlockd.service",
+                tasks.used,
+                tasks.limit,
+                tasks.where,
+            )
+
+
+def lowest_free_descriptor(limit: int) -> int:
+    """Return the number that the next descriptor gets.
+
+    As the kernel gives the lowest free one (open(2)), at least as many are in use. To count them would take
+    time for each.
+
+    :param limit: how many descriptors the process may have open.
+    :returns: the number; the limit if none is free.
+    """
+    try:
+        fd = os.eventfd(0, os.EFD_CLOEXEC)
+    except OSError:
+        return limit
+    os.close(fd)
+    return fd

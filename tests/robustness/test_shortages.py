@@ -1,0 +1,122 @@
+"""What has run out is logged once, with what to do about it, and costs nobody a lock or a connection."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lockd.wire import keepalive
+from tests.handover.program import PING
+from tests.kernel_locks import KernelLock, locks_on
+from tests.private_daemon import PrivateDaemon, private_daemon
+from tests.raw_client import RawClient
+from tests.robustness.observed import descriptors
+from tests.waiting import wait_until
+
+PIDS = Path("/sys/fs/cgroup/pids")
+NOBODY = 65534
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
+    with private_daemon(tmp_path / "daemon") as running:
+        yield running
+
+
+def logged(daemon: PrivateDaemon, text: str) -> int:
+    """Return how many lines of the log contain a text."""
+    return sum(text in line for line in daemon.log.read_text().splitlines())
+
+
+def wait_for_line(daemon: PrivateDaemon, text: str) -> None:
+    wait_until(lambda: logged(daemon, text) > 0, f"the log says {text}")
+
+
+def test_at_max_clients_the_log_says_once_what_to_do(tmp_path: Path) -> None:
+    with (
+        private_daemon(tmp_path / "daemon", settings="max_clients = 2\n") as daemon,
+        RawClient(daemon),
+    ):
+        for _ in range(5):
+            with RawClient(daemon):
+                wait_for_line(daemon, "raise max_clients in virtlockd.conf and reload the daemon")
+        assert logged(daemon, "virtlockd has 2 clients, as many as it may have") == 1
+
+
+def test_without_descriptors_the_log_says_once_what_to_do(daemon: PrivateDaemon, disk: Path) -> None:
+    """The clients that wait are served as soon as there are descriptors again."""
+    with RawClient(daemon) as client, ExitStack() as stack:
+        assert client.acquire(disk) is None
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (descriptors(daemon), before[1]))
+        wait_for_line(daemon, "descriptors are in use; without one, no client is accepted")
+        waiting = [stack.enter_context(daemon.connect()) for _ in range(3)]
+        wait_for_line(daemon, "further clients cannot be served: Too many open files; raise LimitNOFILE=")
+        assert client.create_lockspace("") is None
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        for connection in waiting:
+            connection.sendall(PING)
+            assert connection.recv(100) == keepalive.PONG
+        assert logged(daemon, "LimitNOFILE=") == 2
+        assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+
+
+@pytest.fixture
+def pids_group() -> Iterator[Path]:
+    """A control group of its own for the number of tasks."""
+    group = PIDS / f"lockd-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"a control group for tasks needs root and the controller in its own hierarchy: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_near_the_limit_of_tasks_the_log_says_once_what_to_do(tmp_path: Path, pids_group: Path) -> None:
+    enter = ("sh", "-c", f'echo $$ > {pids_group}/cgroup.procs && exec "$@"', "sh")
+    with private_daemon(tmp_path / "daemon", wrapper=enter) as daemon:
+        (pids_group / "pids.max").write_text("100")
+        assert logged(daemon, "TasksMax=") == 0
+        (pids_group / "pids.max").write_text("1")
+        text = f"1 of 1 tasks are in use ({pids_group}/pids.max); without one"
+        wait_for_line(daemon, text)
+        wait_for_line(daemon, "raise TasksMax= of virtlockd.service")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
+def test_connections_of_another_user_do_not_fill_the_log(daemon: PrivateDaemon) -> None:
+    daemon.socket.chmod(0o666)
+    program = (
+        "import socket, sys\n"
+        "for _ in range(3000):\n"
+        "    with socket.socket(socket.AF_UNIX) as connection:\n"
+        "        connection.connect(sys.argv[1])\n"
+        "        connection.recv(1)\n"
+    )
+    began = time.monotonic()
+    subprocess.run(
+        [os.path.realpath(sys.executable), "-IS", "-c", program, daemon.socket.name],
+        cwd=daemon.socket.parent,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        check=True,
+    )
+    with RawClient(daemon) as client:
+        assert client.create_lockspace("") is None
+    seconds = time.monotonic() - began
+    assert 100 <= logged(daemon, f"user {NOBODY} (pid ") <= 100 * (seconds + 2)
