@@ -163,10 +163,8 @@ class Locker:
         :param pid: the pid of the owner.
         :raises LockError: the resource is being acquired or released.
         """
-        for _ in range(resource.holdings.count(pid)):
-            rest = self.release(resource.lockspace, resource.name, pid)
-            if rest is not None:
-                self._tasks.start(rest)
+        if self._table.end_holdings_of(resource, pid):
+            self._drop_each([resource], pid, self._owner_of(pid))
 
     def _drop(self, resource: Resource, pid: int, owner: OwnerProcess | None = None) -> Continuation | None:
         later: Later[None] | None = None

@@ -62,6 +62,13 @@ class Busy(LockError):
         self.holder = holder
 
 
+class TooManyHoldings(LockError):
+    """A shared resource has as many holdings as it may have."""
+
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(f"{name} has {most} holdings, which is the most: release some first")
+
+
 class NotHeld(LockError):
     """Release of a resource that nobody holds."""
 

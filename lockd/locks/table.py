@@ -14,6 +14,7 @@ from lockd.locks.errors import (
     LockspaceExists,
     NotHeld,
     NotOwner,
+    TooManyHoldings,
     UnknownLockspace,
 )
 from lockd.locks.resource import DIRECT, Resource, State
@@ -23,6 +24,10 @@ _HELD: Final = State.HELD
 _RELEASING: Final = State.RELEASING
 
 _NO_ENGINES: Final[Mapping[str, Engine]] = {}
+
+HOLDINGS_MAX: Final = 65536
+"""How many holdings of one resource there may be. No host has as many guests. Without a bound, a client that acquires
+a shared resource again and again would fill the memory, and whoever looks at all of its holdings would take long."""
 
 
 class LockTable:
@@ -120,12 +125,15 @@ class LockTable:
         :raises UnknownLockspace: there is no such lockspace.
         :raises InvalidName: no resource can have this name.
         :raises Busy: the resource is held.
+        :raises TooManyHoldings: the resource is shared, and has ``HOLDINGS_MAX`` holdings.
         """
         resources = self._resources(lockspace)
         present = resources.get(name)
         if present is not None:
             if present.state is not _HELD or not (shared and present.shared):
                 raise Busy(name, present)
+            if len(present.holdings) >= HOLDINGS_MAX:
+                raise TooManyHoldings(name, HOLDINGS_MAX)
             self._add_holding(present, pid)
             return None
         engine = self.engine_of(lockspace)
@@ -180,10 +188,36 @@ class LockTable:
         :returns: the resources that nobody holds now: the caller has their engines drop them, and then calls
             ``forget`` for each.
         """
-        ended = [
-            self._end_holdings(resource, pid) for resource in self.holdings(pid) if resource.state is _HELD
-        ]
-        return [resource for resource in ended if resource is not None]
+        ended: list[Resource] = []
+        kept: list[Resource] = []
+        # One pass: to remove each resource from the list by itself would take time quadratic in their number.
+        for resource in self._holdings.pop(pid, []):
+            if resource.state is _HELD:
+                if not self._leave(resource, pid):
+                    continue
+                ended.append(resource)
+            kept.append(resource)
+        if kept:
+            self._holdings[pid] = kept
+        return ended
+
+    def end_holdings_of(self, resource: Resource, pid: int) -> bool:
+        """End all holdings of an owner on one resource.
+
+        :param resource: the resource.
+        :param pid: the pid of the owner.
+        :returns: whether nobody holds the resource now: the caller has its engine drop it, and then calls ``forget``.
+        :raises NotHeld: the resource is being acquired or released.
+        :raises NotOwner: other owners hold it.
+        """
+        if resource.state is not _HELD:
+            raise NotHeld(resource.name)
+        if pid not in resource.holdings:
+            raise NotOwner(pid)
+        if self._leave(resource, pid):
+            return True
+        self._end_owner(resource, pid)
+        return False
 
     def forget(self, resource: Resource) -> None:
         """Remove a resource whose lock was dropped, or could not be taken.
@@ -239,15 +273,16 @@ class LockTable:
         except KeyError:
             raise UnknownLockspace(lockspace) from None
 
-    def _end_holdings(self, resource: Resource, pid: int) -> Resource | None:
-        """End all holdings of an owner; return the resource if that was its last owner."""
+    def _leave(self, resource: Resource, pid: int) -> bool:
+        """End an owner's holdings of a held resource in one pass; return whether that was its last owner."""
         others = [holder for holder in resource.holdings if holder != pid]
-        if not others:
-            resource.state = _RELEASING
-            return resource
-        resource.holdings = others
-        self._end_owner(resource, pid)
-        return None
+        if others:
+            resource.holdings = others
+            return False
+        # ``forget`` removes the last owner, once the lock is dropped.
+        del resource.holdings[1:]
+        resource.state = _RELEASING
+        return True
 
     def _add_holding(self, resource: Resource, pid: int) -> None:
         if pid not in resource.holdings:

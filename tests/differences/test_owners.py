@@ -1,10 +1,14 @@
-"""Locks that are left after an owner's death.
+"""Locks that are left after an owner's death, and owners with very many holdings.
 
 ``tests/trouble`` tests that an owner dies before its locks end.
 """
 
+import time
 from pathlib import Path
 
+from lockd.client.status import StatusConnection
+from lockd.locks.table import HOLDINGS_MAX
+from lockd.wire.lock import Procedure, encode_resource
 from tests.differences.conftest import Scene
 from tests.kernel_locks import locks_on
 from tests.peer_process import PeerProcess
@@ -78,3 +82,31 @@ def test_what_a_process_held_ends_with_it_though_it_registered_as_another(lockd:
     disk = lockd.disk()
     _registers_a_second_time_and_dies(lockd, disk)
     wait_until(lambda: locks_on(disk) == [], "the dead process's locks end")
+
+
+def _acquire_shared(client: RawClient, disk: Path, times: int) -> None:
+    """Acquire a disk as often as given, all of which has to succeed. Many calls are sent at once."""
+    call = client.frame(Procedure.ACQUIRE_RESOURCE, encode_resource("", str(disk), SHARED))
+    for first in range(0, times, 64):
+        number = min(64, times - first)
+        client.socket.sendall(call * number)
+        for _ in range(number):
+            assert client.reply() is None
+
+
+def test_virtlockd_has_no_bound_of_holdings(virtlockd: Scene) -> None:
+    disk = virtlockd.disk()
+    _acquire_shared(virtlockd.client, disk, HOLDINGS_MAX + 1)
+
+
+def test_a_shared_resource_has_a_bound_of_holdings(lockd: Scene) -> None:
+    """Further ones are refused, and releasing all of them at once holds nobody up."""
+    disk = lockd.disk()
+    _acquire_shared(lockd.client, disk, HOLDINGS_MAX)
+    refusal = f"{disk} has {HOLDINGS_MAX} holdings, which is the most: release some first"
+    assert lockd.client.acquire(disk, flags=SHARED) == f"Requested operation is not valid: {refusal}"
+    with StatusConnection.connect(lockd.daemon.admin_socket) as status:
+        began = time.monotonic()
+        assert status.release("", str(disk)) == [NOBODY]
+        assert time.monotonic() - began < 1
+    wait_until(lambda: locks_on(disk) == [], "the lock ends")

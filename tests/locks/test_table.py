@@ -17,10 +17,11 @@ from lockd.locks.errors import (
     NotHeld,
     NotOwner,
     SystemCallFailed,
+    TooManyHoldings,
     UnknownLockspace,
 )
 from lockd.locks.resource import DIRECT, Resource, State
-from lockd.locks.table import LockTable
+from lockd.locks.table import HOLDINGS_MAX, LockTable
 from tests.kernel_locks import KernelLock, locks_on
 from tests.lock_fixtures import slow_mounts
 
@@ -126,6 +127,39 @@ def test_only_the_holdings_of_a_dead_owner_end(table: LockTable, tmp_path: Path)
     table.forget(on_its_way)
     release(table, shared, 2)
     assert table.holdings(1) == []
+
+
+def test_all_holdings_of_an_owner_on_one_resource_end_at_once(table: LockTable, tmp_path: Path) -> None:
+    lockspace = str(tmp_path)
+    resource = acquire(table, lockspace, "x", 1, shared=True)
+    other = acquire(table, lockspace, "y", 1)
+    for owner in (1, 2):
+        assert table.reserve(lockspace, "x", owner, 0.0, shared=True, autocreate=False) is None
+    with pytest.raises(NotOwner):
+        table.end_holdings_of(resource, 3)
+    assert not table.end_holdings_of(resource, 1)
+    assert (resource.owners, table.holdings(1), table.holdings(2)) == ({2: 1}, [other], [resource])
+    assert table.end_holdings_of(resource, 2)
+    assert resource.state is State.RELEASING
+    with pytest.raises(NotHeld):
+        table.end_holdings_of(resource, 2)
+    drop(table, resource)
+    assert table.holdings(2) == []
+    release(table, other)
+
+
+def test_a_shared_resource_has_so_many_holdings_at_most(table: LockTable, tmp_path: Path) -> None:
+    lockspace = str(tmp_path)
+    resource = acquire(table, lockspace, "x", 1, shared=True)
+    table.add_owners(resource, [1] * (HOLDINGS_MAX - 2))
+    assert table.reserve(lockspace, "x", 2, 0.0, shared=True, autocreate=False) is None
+    for owner in (1, 3):
+        with pytest.raises(TooManyHoldings, match=f"x has {HOLDINGS_MAX} holdings, which is the most"):
+            table.reserve(lockspace, "x", owner, 0.0, shared=True, autocreate=False)
+    assert table.holdings(3) == []
+    assert not table.end_holdings_of(resource, 1)
+    assert resource.owners == {2: 1}
+    release(table, resource, 2)
 
 
 def test_a_resource_whose_lock_cannot_be_taken_is_forgotten(table: LockTable, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from lockd.locks.errors import (
     NotHeld,
     NotOwner,
     SystemCallFailed,
+    TooManyHoldings,
     UnknownLockspace,
 )
 from lockd.wire.errors import (
@@ -50,7 +51,7 @@ def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply
             return internal_error(
                 f"owner {signed(pid)} does not hold the resource lock", ErrorDomain.LOCKSPACE
             )
-        case DirectLockspaceExists():
+        case DirectLockspaceExists() | TooManyHoldings():
             return operation_invalid(text)
         case InvalidName():
             return invalid_argument(text, ErrorDomain.LOCKSPACE)
