@@ -52,6 +52,7 @@ USERS_OF_FILES = {
     "lockd.daemon.daemon",
     "lockd.daemon.log.log",
     "lockd.daemon.log.sinks",
+    "lockd.daemon.log.slow_file",
     "lockd.daemon.main",
     "lockd.daemon.mount_watch",
     "lockd.daemon.upgrade.leftovers",

@@ -79,6 +79,7 @@ class Daemon:
         mounts = SlowMounts()
         self.reactor = Reactor(before_serving=MountWatch(mounts).look)
         self.slow_calls = SlowCalls()
+        log.write_slow_files(self.slow_calls, tasks)
         self.table = LockTable(FilesEngine(inodes, mounts))
         self.locker = Locker(self.table, self.slow_calls, tasks, lambda pid: self.owners.get(pid))
         self.owners = Owners(self.reactor, tasks, self.counters, self.locker.release_all, self._holds_any)

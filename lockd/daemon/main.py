@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -33,6 +33,9 @@ from lockd.engines.files.inodes import Inodes
 from lockd.libvirt.addresses import Addresses, own_addresses
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+
+_LAST_MESSAGES_SECONDS: Final = 1.0
+"""How many seconds the end of the daemon waits for a log file whose file system does not answer."""
 
 _logger = logging.getLogger(__name__)
 
@@ -145,6 +148,8 @@ async def _serve(
                 go_on_adopting(daemon, tasks)
             started()
             await daemon.serve(listeners)
+            with trio.move_on_after(_LAST_MESSAGES_SECONDS):
+                await log.written()
             nursery.cancel_scope.cancel()
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from itertools import zip_longest
 from typing import Any, Final
 
 from lockd.daemon import events
@@ -21,7 +21,12 @@ from lockd.daemon.log.settings import (
     parse_outputs,
 )
 from lockd.daemon.log.sinks import LogFile, Sink, level_of, open_sink
+from lockd.daemon.log.slow_file import SlowLogFile
+from lockd.daemon.slow_calls import SlowCalls
+from lockd.daemon.tasks import Tasks
 from lockd.engines.files.inodes import Claimed, Inodes
+from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.descriptors import target_of
 
 _LEVELS: Final = {
     Level.DEBUG: logging.DEBUG,
@@ -68,6 +73,7 @@ class Log:
         self._inodes = inodes
         self._sinks: list[tuple[Level, Sink]] = []
         self._files: set[LogFile] = set()
+        self._workers: tuple[SlowCalls, Tasks] | None = None
         self._early: list[logging.LogRecord] | None = []
         self._changed: dict[str, str] = {}
         logging.getLogger().addHandler(_ToLog(self))
@@ -103,6 +109,21 @@ class Log:
         """
         self._open(self.outputs)
 
+    def write_slow_files(self, slow_calls: SlowCalls, tasks: Tasks) -> None:
+        """Begin to write the log files on slow file systems. Until then their messages are kept.
+
+        :param slow_calls: runs the system calls in worker threads.
+        :param tasks: runs the tasks that wait for them.
+        """
+        self._workers = slow_calls, tasks
+        for file in _slow_files(self._sinks):
+            self._start(file)
+
+    async def written(self) -> None:
+        """Wait until all messages are written, also those for slow file systems."""
+        for file in _slow_files(self._sinks):
+            await file.written()
+
     def set_filters(self, text: str) -> None:
         """Set the filters. They stay in force until the daemon ends, also after a live upgrade.
 
@@ -124,22 +145,39 @@ class Log:
 
     def _open(self, outputs: list[Output]) -> None:
         sinks: list[tuple[Level, Sink]] = []
+        mounts = SlowMounts()
         try:
             for output in outputs:
-                if output.destination == "file" and output == self._default_output:
-                    _make_directory(output)
-                sinks.append((output.level, open_sink(output, self._inodes)))
+                sinks.append((output.level, self._open_sink(output, mounts)))  # noqa: PERF401 - one may fail
         except LogSettingError:
             self._close_files_but(self._files, among=_files(sinks))
             raise
         self.outputs = outputs
-        self._sinks = sinks
+        before, self._sinks = self._sinks, sinks
+        for file in _slow_files(before):
+            file.retire()
+        for file in _slow_files(sinks):
+            self._start(file)
         self._close_files_but(_files(sinks), among=self._files)
         self._files = _files(sinks)
         self._set_levels()
         early, self._early = self._early, None
         for record in early or ():
             self.write(record)
+
+    def _open_sink(self, output: Output, mounts: SlowMounts) -> Sink:
+        if output.destination != "file" or output.name is None:
+            return open_sink(output)
+        make_directory = output == self._default_output
+        # The slash has the last component followed too: it may be a symbolic link.
+        mount = mounts.slow_mount(f"{output.name}/")
+        if mount is not None:
+            return SlowLogFile(output.name, mount, self._inodes, make_directory=make_directory)
+        return LogFile.open(output.name, self._inodes, make_directory=make_directory)
+
+    def _start(self, file: SlowLogFile) -> None:
+        if self._workers is not None:
+            file.start(*self._workers)
 
     def _close_files_but(self, kept: set[LogFile], *, among: set[LogFile]) -> None:
         for file in among - kept:
@@ -169,10 +207,17 @@ class Log:
     def describe(self) -> dict[str, Any]:
         """Return what the next program has to know of the log: ``adopt`` takes it.
 
-        :returns: a JSON object: the settings that were changed at run time, and the descriptors of the log
-            files.
+        :returns: a JSON object: the settings that were changed at run time, the descriptors of the log files and
+            what identifies their inodes, and the lines that are not written yet, by the path of the file.
         """
-        return {**self._changed, "files": [file.claim.fd for file in self._files]}
+        slow = _slow_files(self._sinks)
+        claims = [file.claim for file in {*self._files, *(sink.file for sink in slow)} if file is not None]
+        return {
+            **self._changed,
+            "files": [claim.fd for claim in claims],
+            "identities": [claim.identity for claim in claims],
+            "unwritten": {sink.path: sink.unwritten for sink in slow},
+        }
 
     def adopt(self, document: dict[str, Any]) -> None:
         """Continue the log of the program before this one, after a live upgrade, and open the outputs.
@@ -182,10 +227,10 @@ class Log:
 
         :param document: what ``describe`` returned in the program before. From virtlockd it is empty.
         """
-        for fd in document.get("files", ()):
+        mounts = SlowMounts()
+        for fd, identity in zip_longest(document.get("files", ()), document.get("identities", ())):
             with suppress(OSError, Claimed):
-                os.set_inheritable(fd, False)
-                self._files.add(LogFile(self._inodes.adopt(fd, None)))
+                self._adopt_file(fd, identity, mounts)
         try:
             if "filters" in document:
                 self.set_filters(document["filters"])
@@ -196,6 +241,23 @@ class Log:
         except LogSettingError as error:
             self._open([Output(self._level, "stderr")])
             _logger.error("the log goes to standard error: %s", error)
+        for file in _slow_files(self._sinks):
+            file.resume(document.get("unwritten", {}).get(file.path, ""))
+
+    def _adopt_file(self, fd: int, identity: list[int] | None, mounts: SlowMounts) -> None:
+        os.set_inheritable(fd, False)
+        path = target_of(fd)
+        mount = mounts.slow_mount(f"{path}/")
+        # If the identity is known, no call is made that may wait for a file server.
+        file = LogFile(self._inodes.adopt(fd, None, tuple(identity) if identity else None))
+        if mount is None:
+            self._files.add(file)
+            return
+        # It is closed in a worker thread, unless an output writes to it by then.
+        file.users = 1
+        slow = SlowLogFile(path, mount, self._inodes, file=file)
+        self._start(slow)
+        slow.retire()
 
 
 class _ToLog(logging.Handler):
@@ -227,6 +289,5 @@ def _libvirt_names(name: str) -> list[str]:
     return []
 
 
-def _make_directory(output: Output) -> None:
-    with suppress(OSError):
-        Path(output.name or "").parent.mkdir(parents=True, exist_ok=True)
+def _slow_files(sinks: Iterable[tuple[Level, Sink]]) -> list[SlowLogFile]:
+    return [sink for _, sink in sinks if isinstance(sink, SlowLogFile)]

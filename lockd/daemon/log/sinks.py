@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Protocol
 
 from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
@@ -108,7 +109,13 @@ class StandardError:
 
         :param record: the message.
         """
-        line = line_of(record)
+        self.write_line(line_of(record))
+
+    def write_line(self, line: bytes) -> None:
+        """Write a line that is encoded already. See ``write``.
+
+        :param line: the line, with its line break.
+        """
         if self._torn:
             line = b"\n" + line
         with suppress(OSError):
@@ -120,6 +127,10 @@ class StandardError:
             self._torn = False
 
 
+class Occupied(LogSettingError):
+    """A file cannot become a log file at this moment, but may be able to a moment later."""
+
+
 class LogFile:
     """A file that lines are appended to.
 
@@ -128,10 +139,14 @@ class LogFile:
 
     :param claim: the claim on the inode, with the descriptor to write to.
     :ivar claim: see the parameter.
+    :ivar users: how many outputs on a slow file system write to it. They share it if they lead to one inode.
+    :ivar is_closing: whether it is about to be closed, so that no further output can use it.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.users = 0
+        self.is_closing = False
         claim.holder = self
 
     def __str__(self) -> str:
@@ -146,22 +161,29 @@ class LogFile:
             os.write(self.claim.fd, line_of(record))
 
     @classmethod
-    def open(cls, path: str, inodes: Inodes) -> "LogFile":
+    def open(cls, path: str, inodes: Inodes, *, make_directory: bool = False) -> "LogFile":
         """Open a log file, or return the one that is open already.
 
         :param path: the absolute path of the file.
         :param inodes: the registry of inodes. ``Inodes.close`` with the claim of the log file closes it.
+        :param make_directory: whether to make the directory of the file, and those above it.
         :returns: the log file.
         :raises LogSettingError: the file cannot be opened, or is locked.
+        :raises Occupied: another thread has claimed its inode for a moment.
         """
         # O_NONBLOCK: opening a named pipe that nobody reads must fail, not wait (fifo(7)).
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
+        if make_directory:
+            with suppress(OSError):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
             return cls(inodes.open_pinned(path, flags, None))
         except Claimed as claimed:
             holder = claimed.claim.holder
             if isinstance(holder, LogFile):
                 return holder
+            if holder is None:
+                raise Occupied(f"failed to open {path}: it is being opened or removed", errno.EBUSY) from None
             message = f"failed to open {path}: it is held as a lock"
             raise LogSettingError(message, errno.EBUSY) from None
         except (OSError, ValueError) as error:
@@ -247,17 +269,13 @@ class Syslog:
         self._datagrams.send(message.encode())
 
 
-def open_sink(output: Output, inodes: Inodes) -> Sink:
-    """Open the sink of an output.
+def open_sink(output: Output) -> Sink:
+    """Open the sink of an output that is not a file.
 
     :param output: the output.
-    :param inodes: the registry of inodes, in which a log file is claimed.
     :returns: the sink.
-    :raises LogSettingError: the file cannot be opened, or is locked.
     """
     match output.destination:
-        case "file":
-            return LogFile.open(output.name or "", inodes)
         case "syslog":
             return Syslog(output.name or "")
         case "journald":
