@@ -6,11 +6,14 @@ import sys
 from lockd.client.errors import Busy, ClientError, PermissionDenied, Unavailable
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.parser import commands_for, make_parser, split_command
-from lockd.ctl.terminal import print_error
+from lockd.ctl.terminal import escape_unencodable, print_error
 
 
 def main() -> None:
     """Run one command, and end the process with its exit status."""
+    _reopen_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        escape_unencodable(stream)
     arguments, command = split_command(sys.argv[1:])
     options = make_parser(commands_for(arguments)).parse_args(arguments)
     options.command = command
@@ -35,6 +38,19 @@ def main() -> None:
         # 128 and the number of SIGINT, as a shell reports it.
         status = 130
     sys.exit(status)
+
+
+def _reopen_closed_streams() -> None:
+    """Open /dev/null for standard streams whose descriptors were closed when the program started.
+
+    Python has None for such a stream. And the next file that is opened would get its descriptor: a message
+    would be written into it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The kernel uses the lowest free number.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
 
 
 def _report(message: str, status: Exit) -> Exit:

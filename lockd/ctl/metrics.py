@@ -1,11 +1,14 @@
 """``lockctl metrics``: print the daemon's counters, for example for node_exporter's textfile collector."""
 
 import argparse
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
 from lockd.client.status import StatusConnection
+from lockd.ctl import terminal
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
 
@@ -47,6 +50,8 @@ def run(_options: argparse.Namespace) -> Exit:
     with StatusConnection.connect() as connection:
         daemon = connection.daemon()
         held = Counter((lock["lockspace"], lock["mode"]) for lock in connection.locks())
+    # The format is UTF-8 in every locale.
+    terminal.escape_unencodable(sys.stdout, encoding="utf-8")
     for line in _lines(daemon, held):
         print(line)
     return Exit.DONE
@@ -134,6 +139,10 @@ def _histogram(counters: dict[str, Any]) -> list[tuple[str, dict[str, str], floa
 
 
 def _escaped(text: str) -> str:
-    """Return the value of a label, escaped for the format. What is not UTF-8 is replaced."""
-    valid = text.encode("utf-8", "replace").decode("utf-8")
-    return valid.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    r"""Return the value of a label, escaped for the format.
+
+    The format is UTF-8, and no two series may have the same labels. So a byte that is not UTF-8 is written as
+    ``\xff``, and a backslash of the name as two: no other name becomes the same value.
+    """
+    value = os.fsencode(text.replace("\\", r"\\")).decode("utf-8", "backslashreplace")
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

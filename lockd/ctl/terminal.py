@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Final, TextIO
 
 from lockd.linux.printable import printable
@@ -9,6 +10,16 @@ from lockd.linux.printable import printable
 _GAP: Final = " "
 _BOLD_RED: Final = "\x1b[1;31m"
 _PLAIN: Final = "\x1b[0m"
+
+
+def escape_unencodable(stream: TextIO, encoding: str | None = None) -> None:
+    r"""Have characters escaped, such as ``\xe9``, if the encoding of a stream lacks them. Otherwise they are an error.
+
+    :param stream: standard output or standard error.
+    :param encoding: the encoding to use from now on; None for that of the locale.
+    """
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -37,13 +37,14 @@ class Procedure(IntEnum):
 def encode_document(document: dict[str, Any]) -> bytes:
     """Encode a document.
 
-    Bytes that are not UTF-8 are lone surrogates in Python. JSON carries them as escapes.
+    A name in it is carried by its own bytes, and not by escapes for its characters: ``lockctl`` may run in
+    another locale than the daemon, and then other characters stand for the same bytes.
 
-    :param document: the document.
+    :param document: the document. Its strings are names (``lockd.wire.text``).
     :returns: the payload that carries it.
     """
     encoder = Encoder()
-    encoder.string(json.dumps(document, separators=(",", ":")))
+    encoder.string(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
     return encoder.payload()
 
 

@@ -22,11 +22,21 @@ documents = st.dictionaries(texts, values, max_size=4)
 @given(documents)
 def test_a_document_is_json_in_one_string(document: dict[str, Any]) -> None:
     payload = status.encode_document(document)
-    (size,) = (int.from_bytes(payload[:4], "big"),)
+    size = int.from_bytes(payload[:4], "big")
     carried = payload[4 : 4 + size]
-    assert json.loads(carried) == document
+    assert json.loads(text(carried)) == document
     assert payload == packed("s", carried)
     assert status.decode_document(payload) == document
+
+
+@given(names)
+def test_a_name_is_carried_by_its_own_bytes(name: bytes) -> None:
+    """A client in another locale has other characters for them."""
+    escapes = {byte: f"\\u{byte:04x}".encode() for byte in range(32)}
+    escapes |= {ord("\b"): rb"\b", ord("\t"): rb"\t", ord("\n"): rb"\n", ord("\f"): rb"\f", ord("\r"): rb"\r"}
+    escapes |= {ord('"'): rb"\"", ord("\\"): rb"\\"}
+    carried = b"".join(escapes.get(byte, bytes([byte])) for byte in name)
+    assert status.encode_document({"name": text(name)}) == packed("s", b'{"name":"' + carried + b'"}')
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda data: packed("s", data)))
