@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import time
 from typing import Final
 
@@ -32,7 +33,7 @@ _TERM_SECONDS: Final = 1.6
 """Seconds from SIGTERM to SIGKILL, as in virtlockd."""
 
 _REMINDER_SECONDS: Final = 60
-"""Seconds between two warnings that a killed owner is not dead yet."""
+"""Seconds between two attempts to kill an owner that is not dead yet."""
 
 _logger = logging.getLogger(__name__)
 
@@ -143,18 +144,20 @@ class Owners:
             return
         self._counters.fenced += 1
         events.fenced(process)
-        for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _REMINDER_SECONDS)):
-            process.send_signal(signal_number)
-            with trio.move_on_after(seconds):
-                await process.wait_ended()
-                return
+        with suppress(OSError):  # SIGKILL fails for the same reason, which is then logged
+            process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(_TERM_SECONDS):
+            await process.wait_ended()
+            return
         while True:
-            _logger.warning(
-                "%s was killed and is not dead yet; its locks are kept until it is", process.describe()
-            )
+            is_sent = _kill(process)
             with trio.move_on_after(_REMINDER_SECONDS):
                 await process.wait_ended()
                 return
+            if is_sent:
+                _logger.warning(
+                    "%s was killed and is not dead yet; its locks are kept until it is", process.describe()
+                )
 
     def _watch(self, process: OwnerProcess) -> None:
         process.at_end = self._at_end
@@ -187,6 +190,22 @@ class Owners:
                 os.close(process.pidfd)
                 # The kernel may reuse the number at once, even for the pidfd of another owner.
                 process.pidfd = None
+
+
+def _kill(process: OwnerProcess) -> bool:
+    """Send SIGKILL to an owner. Return whether that is possible; if it is not, log why."""
+    try:
+        process.send_signal(signal.SIGKILL)
+    except OSError as error:
+        # The process belongs to another user, for example, or a filter of system calls forbids it. It may
+        # still write, so its locks are kept (Invariant 2).
+        _logger.error(
+            "%s cannot be killed: %s; its locks are kept until it has ended: end it yourself",
+            process.describe(),
+            os.strerror(error.errno or 0),
+        )
+        return False
+    return True
 
 
 def _open_pidfd_for(session: Session, pid: int) -> int | None:

@@ -1,5 +1,6 @@
 """Owners that die or cannot be killed, and reused pids: nobody else waits, and no lock ends too early."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Self, TypeVar
 import pytest
 
 from lockd.client.status import StatusConnection
+from tests.forbid import forbidding
 from tests.private_daemon import VIRTLOCKD, PrivateDaemon, private_daemon
 from tests.trouble.conftest import MakeGuest
 from tests.trouble.dropping_holders import observe
@@ -225,6 +227,23 @@ def test_an_owner_that_another_process_registered_is_watched(
         wait_until(lambda: can_acquire(taker, disk), "the dead owner's lock is released")
         assert not registrar.is_dead
     taker.release(disk)
+
+
+def test_an_owner_that_cannot_be_killed_keeps_its_lock_until_it_is_gone(tmp_path: Path, disk: Path) -> None:
+    """A guest of another user, or a filter of system calls: pidfd_send_signal(2) says EPERM."""
+    wrapper = forbidding(pidfd_send_signal=errno.EPERM)
+    with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, Guest(daemon.socket) as taker:
+        with Guest(daemon.socket) as holder:
+            holder.acquire(disk)
+            holder.drop_connection()
+            reason = f'"{holder.name}" (pid {holder.pid}) cannot be killed: Operation not permitted'
+            wait_until(lambda: reason in daemon.log.read_text(), "the daemon says that it cannot kill")
+            assert not can_acquire(taker, disk)
+            assert not holder.is_dead
+        wait_until(lambda: can_acquire(taker, disk), "the dead holder's lock is released")
+        assert daemon.log.read_text().count("cannot be killed") == 1
+        assert "Traceback" not in daemon.log.read_text()
+        taker.release(disk)
 
 
 def test_an_owner_that_is_no_process_of_this_host_keeps_its_lock(make_guest: MakeGuest, disk: Path) -> None:

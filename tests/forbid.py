@@ -1,0 +1,58 @@
+"""Run a program in which system calls fail, by a filter of system calls (seccomp(2)).
+
+Usage: forbid.py CALL=ERRNO[,CALL=ERRNO...] PROGRAM [ARGUMENTS...], with the numbers of the system calls.
+"""
+
+import ctypes
+import os
+import struct
+import sys
+from pathlib import Path
+
+PIDFD_SEND_SIGNAL = 424
+PIDFD_OPEN = 434
+"""These numbers are the same on all architectures (asm-generic/unistd.h)."""
+
+_PR_SET_SECCOMP = 22
+_PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
+_LOAD_NUMBER = (0x20, 0, 0, 0)  # struct seccomp_data begins with the number of the system call
+_RETURN, _JUMP_IF_EQUAL = 0x06, 0x15
+_ALLOW, _FAIL = 0x7FFF0000, 0x00050000
+
+
+def forbidding(**errors: int) -> list[str]:
+    """Return the start of a command that runs the rest of it as a program in which system calls fail.
+
+    :param errors: the errno with which each call fails, by the name of the call here, in small letters.
+    """
+    numbers = ",".join(f"{globals()[name.upper()]}={number}" for name, number in errors.items())
+    return [sys.executable, str(Path(__file__)), numbers]
+
+
+def _filter(errors: dict[int, int]) -> bytes:
+    """Return the instructions of a filter (struct sock_filter)."""
+    instructions = [_LOAD_NUMBER]
+    for call, error in errors.items():
+        instructions += [(_JUMP_IF_EQUAL, 0, 1, call), (_RETURN, 0, 0, _FAIL | error)]
+    instructions.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def main() -> None:
+    pairs = [pair.split("=") for pair in sys.argv[1].split(",")]
+    errors = {int(call): int(error) for call, error in pairs}
+    code = ctypes.create_string_buffer(_filter(errors))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in (
+        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0),
+    ):
+        if libc.prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+    os.execvp(sys.argv[2], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
