@@ -22,7 +22,7 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lockd"))
 
-LONG = ("tests/systemd/", "tests/handover/test_load.py", "tests/test_compiled.py")
+LONG = ("tests/systemd/", "tests/fuzz/", "tests/handover/test_load.py", "tests/test_compiled.py")
 """The longest tests. They start first, so that no process runs one alone at the end."""
 
 _own_directory = pytest.StashKey[Path]()

@@ -35,6 +35,10 @@ class PeerProcess:
         _, descriptors, _, _ = socket.recv_fds(self._control, 1, len(sockets))
         self.connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
+    def has_ended(self) -> bool:
+        """Return whether the process is dead."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
         """Kill the process, and then close its connections."""
         self._process.kill()

@@ -5,12 +5,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
 
 _CLONE_NEWNS = 0x00020000  # <sched.h>, for unshare(2) and setns(2); Python has these two since 3.12
 _MS_MOVE = 0x2000  # <sys/mount.h>
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
+
+_SYS_MOUNT_SETATTR = 442  # <asm-generic/unistd.h>, on all architectures
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR = Struct("=4Q")  # attr_set, attr_clr, propagation, userns_fd
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,6 +69,22 @@ def move(source: Path, target: Path) -> None:
 def unmount(target: Path) -> None:
     """Unmount the topmost mount at a path."""
     _check(_libc.umount(os.fsencode(target)), str(target))
+
+
+def make_read_only(target: Path) -> None:
+    """Make a mount and all mounts below it read-only, in this mount namespace."""
+    _set_attributes(target, _AT_RECURSIVE, _MOUNT_ATTR.pack(_MOUNT_ATTR_RDONLY, 0, 0, 0))
+
+
+def make_writable(target: Path) -> None:
+    """Make one mount writable again, in this mount namespace."""
+    _set_attributes(target, 0, _MOUNT_ATTR.pack(0, _MOUNT_ATTR_RDONLY, 0, 0))
+
+
+def _set_attributes(target: Path, flags: int, attributes: bytes) -> None:
+    path = os.fsencode(target)
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, path, flags, attributes, len(attributes))
+    _check(result, str(target))
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
