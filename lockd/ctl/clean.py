@@ -132,7 +132,7 @@ def remove(path: str) -> Outcome:
     """
     if not _is_lease(os.lstat(path)):
         return Outcome.OTHER
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not lock_exclusive(descriptor):
             return Outcome.HELD

@@ -1,6 +1,6 @@
 """Fixtures: lockd and virtlockd, each with a client and a directory for disks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,16 +25,17 @@ class Daemons:
         self._directory = directory
         self._stack = stack
 
-    def lockd(self) -> "Scene":
-        return self._start("lockd", LOCKD)
+    def lockd(self, *wrapper: str) -> "Scene":
+        return self._start("lockd", LOCKD, wrapper)
 
-    def virtlockd(self) -> "Scene":
+    def virtlockd(self, *wrapper: str) -> "Scene":
         if reason := pair.missing():
             pytest.skip(reason)
-        return self._start("virtlockd", VIRTLOCKD)
+        return self._start("virtlockd", VIRTLOCKD, wrapper)
 
-    def _start(self, name: str, program: Path) -> "Scene":
-        scene = Scene(self._stack.enter_context(private_daemon(self._directory / name, program)))
+    def _start(self, name: str, program: Path, wrapper: Sequence[str]) -> "Scene":
+        daemon = private_daemon(self._directory / name, program, wrapper=wrapper)
+        scene = Scene(self._stack.enter_context(daemon))
         self._stack.callback(scene.client.close)
         return scene
 
@@ -68,3 +69,15 @@ def virtlockd(daemons: Daemons) -> Scene:
 @pytest.fixture
 def lockd(daemons: Daemons) -> Scene:
     return daemons.lockd()
+
+
+@pytest.fixture
+def virtlockd_as_a_service(daemons: Daemons) -> Scene:
+    """virtlockd as the leader of a session without a terminal, as systemd starts services."""
+    return daemons.virtlockd("setsid")
+
+
+@pytest.fixture
+def lockd_as_a_service(daemons: Daemons) -> Scene:
+    """lockd as the leader of a session without a terminal, as systemd starts services."""
+    return daemons.lockd("setsid")

@@ -3,7 +3,6 @@
 In lockd, the name of a resource in a lockspace has to be the name of a file in its directory.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -72,18 +71,3 @@ def test_relative_paths_are_refused(lockd: Scene) -> None:
     assert client.acquire("") == "invalid argument: resource '' is not an absolute path"
     assert client.create("disk") == "invalid argument: resource 'disk' is not an absolute path"
     assert client.create_lockspace("leases") == "invalid argument: lockspace 'leases' is not an absolute path"
-
-
-def test_virtlockd_waits_for_ever_for_the_reader_of_a_fifo(virtlockd: Scene) -> None:
-    fifo = virtlockd.directory / "fifo"
-    os.mkfifo(fifo)
-    virtlockd.client.socket.settimeout(0.5)
-    with pytest.raises(TimeoutError):
-        virtlockd.client.create(fifo)
-
-
-def test_a_fifo_without_a_reader_is_refused(lockd: Scene) -> None:
-    fifo = lockd.directory / "fifo"
-    os.mkfifo(fifo)
-    assert lockd.client.create(fifo) == f"cannot create file '{fifo}': No such device or address"
-    assert lockd.client.acquire(lockd.disk()) is None

@@ -2,7 +2,7 @@
 
 These are only calls that both daemons have to answer alike. Intended differences are in
 ``tests/differences``. Therefore no two names here lead to one file, no name in a directory lockspace has a
-slash, and the directory of a lockspace is never removed.
+slash, the directory of a lockspace is never removed, and no image is a pipe or a device.
 """
 
 import os
@@ -64,7 +64,6 @@ _ODD_IMAGES = [
     f"{TREE}/images/link",
     f"{TREE}/images/%s",
     f"{TREE}/linked/image",
-    f"{TREE}/fifo",
 ]
 _NO_IMAGES = [
     f"{TREE}/images/missing/0",
@@ -79,10 +78,7 @@ _NO_IMAGES = [
     "/" + "x" * 4095,
     "/" + "x" * 65535,
 ]
-_AUTOCREATED = [f"{TREE}/made/{number}" for number in range(4)] + [
-    f"{SLOW_TREE}/made/0",
-    f"{TREE}/images/dangling",
-]
+_AUTOCREATED = [f"{TREE}/made/{number}" for number in range(4)] + [f"{SLOW_TREE}/made/0"]
 _NAMES_MISSING = ["", "0", "nothing"]
 
 
@@ -104,7 +100,6 @@ def furnish(root: Path) -> None:
     (tree / "linked").symlink_to("target")
     (tree / "loop").symlink_to("loop")
     (tree / "images" / "link").symlink_to("behind the link")
-    (tree / "images" / "dangling").symlink_to("not there yet")
     os.mkfifo(tree / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "socket"))
@@ -152,9 +147,6 @@ class Vocabulary:
 
     def create_resource(self) -> bytes:
         path, name = self._random.choice((self._lease, self._image, self._autocreated))()
-        while path == "" and name.endswith("fifo"):
-            # Both daemons would wait until a process opens the FIFO for reading.
-            path, name = self._image()
         return self.call(Procedure.CREATE_RESOURCE, lock.encode_resource(path, name, self._flags()))
 
     def delete_resource(self) -> bytes:

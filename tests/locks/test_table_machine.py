@@ -198,7 +198,7 @@ class TableMachine(RuleBasedStateMachine):
         try:
             status = os.stat(path)
         except FileNotFoundError as error:
-            can_be_made = os.path.isdir(os.path.dirname(os.path.realpath(path)))
+            can_be_made = os.path.isdir(os.path.dirname(path)) and not os.path.islink(path)
             return None if autocreate and can_be_made else SystemCallFailed(path, error)
         except OSError as error:
             return SystemCallFailed(path, error)

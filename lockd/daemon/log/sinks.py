@@ -177,7 +177,7 @@ class LogFile:
             with suppress(OSError):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(inodes.open_pinned(path, flags, None))
+            return cls(inodes.open_pinned(path, flags, None, lockable=False))
         except Claimed as claimed:
             holder = claimed.claim.holder
             if isinstance(holder, LogFile):

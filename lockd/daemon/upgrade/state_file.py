@@ -55,7 +55,7 @@ def take(path: Path) -> dict[str, Any] | None:
     :returns: the state, or None if there is no state of this process.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     status = os.fstat(fd)

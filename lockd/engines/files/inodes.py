@@ -9,6 +9,7 @@ Lockable files are opened here and nowhere else. The reactor and worker threads 
 protects the registry. The mutex is not held during system calls that may block.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from threading import Lock
 from typing import Any, Final
 
 from lockd.linux.file_identity import Identity, identity_of
+from lockd.linux.replaceable import others_can_replace
 from lockd.locks.engine import Hold
 from lockd.locks.resource import Resource
 
@@ -24,11 +26,36 @@ _open: Final = os.open
 _close: Final = os.close
 _fstat: Final = os.fstat
 
-_WITHOUT_WAITING: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _WITHOUT_WAITING
+_SAFELY: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""Flags of every open(2) here. Without O_NOCTTY, a terminal that a path leads to becomes the controlling terminal of a
+session leader, as a service is, and its user can end the daemon by ^C (open(2), setsid(2))."""
 
-# The place of a number in a stat_result. Looking it up by its name takes longer.
+_WITHOUT_WAITING: Final = os.O_NOFOLLOW | _SAFELY
+_EXCLUSIVELY: Final = os.O_CREAT | os.O_EXCL | _WITHOUT_WAITING
+_NEW: Final = os.O_RDWR | _EXCLUSIVELY
+
+# Places in a stat_result. Looking its fields up by their names takes longer.
+_MODE: Final = 0
 _LINKS: Final = 3
+
+_is_regular: Final = stat.S_ISREG
+_KIND: Final = 0o170000  # S_IFMT of inode(7)
+
+_UNOPENED: Final = {
+    # As open(2) says it. A link is left to a worker thread.
+    stat.S_IFDIR: (errno.EISDIR, os.strerror(errno.EISDIR)),
+    stat.S_IFLNK: (errno.ELOOP, os.strerror(errno.ELOOP)),
+    stat.S_IFSOCK: (errno.ENXIO, os.strerror(errno.ENXIO)),
+    # open(2) would open these.
+    stat.S_IFIFO: (errno.ENOTBLK, "it is a pipe, neither a regular file nor a block device"),
+    stat.S_IFCHR: (errno.ENOTBLK, "it is a character device, neither a regular file nor a block device"),
+}
+"""Why what is neither a regular file nor a block device is not opened. To open a character device can be an act: it
+starts the timer of a watchdog, which resets the host, or rewinds a tape."""
+
+_DANGLING: Final = "it is a symbolic link to a file that does not exist"
+
+_KNOWN_MAX: Final = 16384
 
 _NOT_OPEN: Final = -1
 
@@ -76,13 +103,22 @@ class Inodes:
         self._claims: dict[Identity, Claim] = {}
         self._mutex = Lock()
         self._parked = 0
+        # By path, of the files that ``open`` has opened: whether the path can lead to a regular file only.
+        self._regular: dict[str, bool] = {}
+        # Descriptors of new files whose identity the file system did not tell.
+        self._unidentified: list[int] = []
 
     def open(self, path: str, flags: int, holder: Any) -> Claim:
         """Open a file and claim its inode; on the reactor's thread, on a file system that does not block.
 
-        The inode is known only after the file is open. If it is claimed already, the new descriptor must not be
-        closed: it is parked with the claim (Invariant 1). While a descriptor is parked, files are opened by the
-        slower ``open_pinned``, so not more than one descriptor is ever parked.
+        What is neither a regular file nor a block device must not be opened at all, so the file is pinned first, by
+        ``open_pinned``. That takes three system calls more. A path that led to a regular file, and that nobody but
+        root and the daemon's own user can have lead anywhere else, is opened at once the next time. That may change
+        unnoticed if the directory gets another owner; then the kind is still looked at once the file is open.
+
+        If it is opened at once, its inode is known only after that. If the inode is claimed already, the new
+        descriptor must not be closed: it is parked with the claim (Invariant 1). While a descriptor is parked, files
+        are pinned first, so not more than one descriptor is ever parked.
 
         :param path: the file.
         :param flags: flags of open(2).
@@ -90,13 +126,35 @@ class Inodes:
         :returns: the new claim.
         :raises Claimed: the inode is claimed already.
         :raises OSError: open(2) failed; with ELOOP if the path is a symbolic link, which may lead anywhere, and with
-            EWOULDBLOCK if somebody has a lease on the file, which may take a minute to break.
+            EWOULDBLOCK if somebody has a lease on the file, which may take a minute to break. Or it is neither a
+            regular file nor a block device.
         """
         flags |= _WITHOUT_WAITING
-        if self._parked:
-            return self.open_pinned(path, flags, holder)
+        if self._parked or not self._regular.get(path, False):
+            claim = self.open_pinned(path, flags, holder)
+            if path not in self._regular:
+                self._learn(path, claim)
+            return claim
         fd = _open(path, flags, 0o600)
-        return self._claim_open(Claim(holder, identity_of(_fstat(fd)), fd))
+        status = _fstat(fd)
+        claim = self._claim_open(Claim(holder, identity_of(status), fd))
+        if not _is_regular(status[_MODE]):
+            del self._regular[path]
+            self._refuse_opened(claim, status)
+        return claim
+
+    def _learn(self, path: str, claim: Claim) -> None:
+        if len(self._regular) >= _KNOWN_MAX:
+            self._regular.clear()
+        self._regular[path] = _is_regular(_fstat(claim.fd)[_MODE]) and not others_can_replace(path)
+
+    def _refuse_opened(self, claim: Claim, status: os.stat_result) -> None:
+        """Close what should not have been opened, if it is neither a regular file nor a block device."""
+        try:
+            _check_kind(status)
+        except OSError:
+            self.close(claim)
+            raise
 
     def create(self, path: str, holder: Resource, lock: Callable[[int, Resource], None]) -> Claim | None:
         """Create a file, lock it and claim its inode; on the reactor's thread, on a file system that does not block.
@@ -136,32 +194,88 @@ class Inodes:
         finally:
             self._mutex.release()
 
-    def open_pinned(self, path: str, flags: int, holder: Any) -> Claim:
+    def open_pinned(self, path: str, flags: int, holder: Any, *, lockable: bool = True) -> Claim:
         """Open a file and claim its inode, without ever opening an inode that is claimed already.
 
-        The file is pinned first: opened with O_PATH, as closing such a descriptor ends no lock (open(2)). Then its
-        inode is claimed, and what is pinned is opened through /proc/self/fd. Worker threads open files this way:
-        they run beside the reactor, and parking a descriptor for each race with it would have no bound.
+        The file is pinned first: opened with O_PATH, as closing such a descriptor ends no lock, and opens no device
+        (open(2)). Then its inode is claimed, and what is pinned is opened through /proc/self/fd. Worker threads open
+        files this way: they run beside the reactor, and parking a descriptor for each race with it would have no
+        bound.
 
         :param path: the file. Symbolic links are followed, unless the flags have O_NOFOLLOW.
-        :param flags: flags of open(2).
+        :param flags: flags of open(2). With O_CREAT a missing file is made, but not behind a symbolic link.
         :param holder: what the claim is for.
+        :param lockable: whether to open a regular file or a block device only.
         :returns: the new claim.
         :raises Claimed: the inode is claimed already.
-        :raises OSError: open(2) failed.
+        :raises OSError: open(2) failed, or it is neither a regular file nor a block device.
         """
-        pin = _pin(path, flags)
+        flags |= _SAFELY
+        while True:
+            try:
+                pin = _open(path, os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW)
+            except FileNotFoundError:
+                if not flags & os.O_CREAT:
+                    raise
+            else:
+                return self._open_pin(pin, flags, holder, lockable)
+            made = self._make(path, flags, holder)
+            if made is not None:
+                return made
+
+    def _open_pin(self, pin: int, flags: int, holder: Any, lockable: bool) -> Claim:
+        """Open what is pinned, and close the pin."""
         try:
-            claim = self._claim(holder, identity_of(os.fstat(pin)))
+            status = _fstat(pin)
+            if lockable:
+                _check_kind(status)
+            claim = self._claim(holder, identity_of(status))
             if claim.fd == _NOT_OPEN:
                 try:
-                    claim.fd = os.open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
+                    claim.fd = _open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
                 except OSError:
                     self._forget(claim)
                     raise
             return claim
         finally:
-            os.close(pin)
+            _close(pin)
+
+    def _make(self, path: str, flags: int, holder: Any) -> Claim | None:
+        """Make a file that was missing. Return the claim on it if it had to be opened for that.
+
+        Neither call follows a symbolic link in place of the file. open(2) with O_CREAT alone would: it makes the file
+        that the link names, in any directory.
+
+        :raises OSError: it cannot be made.
+        """
+        try:
+            # This makes the file without opening it, so another process may lock it at once.
+            os.mknod(path, stat.S_IFREG | 0o600)
+        except FileExistsError:
+            if os.path.islink(path):
+                raise FileNotFoundError(errno.ENOENT, _DANGLING) from None
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # Many file servers have no such call (FUSE_MKNOD), and all can create a file by opening it.
+            return self._make_by_opening(path, flags, holder)
+        return None
+
+    def _make_by_opening(self, path: str, flags: int, holder: Any) -> Claim | None:
+        try:
+            fd = _open(path, flags & os.O_ACCMODE | _EXCLUSIVELY, 0o600)
+        except FileExistsError:
+            return None
+        try:
+            identity = identity_of(_fstat(fd))
+        except OSError:
+            # Another thread may have found the file by another path, and locked it: closing the descriptor would end
+            # that lock (Invariant 1). It is kept for ever, as a new file whose inode cannot be asked for is very rare.
+            self._unidentified.append(fd)
+            raise
+        # If another thread has claimed it by another path, the descriptor is parked there. As a file can be made only
+        # once, not more than one descriptor is parked with a claim for that.
+        return self._claim_open(Claim(holder, identity, fd))
 
     def unlink(self, path: str) -> None:
         """Remove a file, if its inode is not claimed. Nobody can claim it meanwhile.
@@ -198,14 +312,15 @@ class Inodes:
         return self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
 
     def descriptors(self, *, but: Collection[int | None] = ()) -> list[int]:
-        """Return every descriptor that is open on a claimed inode.
+        """Return every descriptor that is open on a claimed inode, or on one that could not be identified.
 
         :param but: leave out the claims with these descriptors.
         :returns: the descriptors, parked ones too.
         """
         with self._mutex:
             claims = [claim for claim in self._claims.values() if claim.fd not in but]
-        return [fd for claim in claims for fd in (claim.fd, *(claim.parked or ())) if fd >= 0]
+        known = [fd for claim in claims for fd in (claim.fd, *(claim.parked or ())) if fd >= 0]
+        return known + self._unidentified
 
     def close_abandoned(self) -> None:
         """Close the abandoned descriptors that no new claim has taken over. This may block: call it in a worker thread."""
@@ -294,16 +409,11 @@ def _close_local(fd: int) -> None:
         os.close(fd)
 
 
-def _pin(path: str, flags: int) -> int:
-    """Return a descriptor that pins the file of a path (O_PATH). Closing it ends no lock."""
-    while True:
-        try:
-            return os.open(path, os.O_PATH | flags & os.O_NOFOLLOW)
-        except FileNotFoundError:
-            if not flags & os.O_CREAT:
-                raise
-        # mknod(2) makes the file without opening it, so another process may lock it at once. Unlike open(2), it does
-        # not follow a link whose target is missing.
-        target = os.path.realpath(path) if os.path.islink(path) else path
-        with suppress(FileExistsError):
-            os.mknod(target, stat.S_IFREG | 0o600)
+def _check_kind(status: os.stat_result) -> None:
+    """Refuse what is neither a regular file nor a block device.
+
+    :raises OSError: it is something else.
+    """
+    refusal = _UNOPENED.get(status.st_mode & _KIND)
+    if refusal is not None:
+        raise OSError(*refusal)

@@ -44,10 +44,15 @@ class Meddled(Inodes):
         return super().create(path, holder, meddle_and_lock)
 
     def open(self, path: str, flags: int, holder: object) -> Claim:
-        return self._meddle(super().open(path, flags, holder))
+        acts, self.acts = self.acts, []  # ``open`` may call ``open_pinned``
+        try:
+            claim = super().open(path, flags, holder)
+        finally:
+            self.acts = acts
+        return self._meddle(claim)
 
-    def open_pinned(self, path: str, flags: int, holder: object) -> Claim:
-        return self._meddle(super().open_pinned(path, flags, holder))
+    def open_pinned(self, path: str, flags: int, holder: object, *, lockable: bool = True) -> Claim:
+        return self._meddle(super().open_pinned(path, flags, holder, lockable=lockable))
 
     def _meddle(self, claim: Claim) -> Claim:
         self._act()

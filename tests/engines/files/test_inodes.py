@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,6 @@ from lockd.engines.files import file_lock
 from lockd.engines.files.inodes import ABANDONED, Claim, Claimed, Inodes
 from lockd.engines.files.lockspaces import create_file, delete_file
 from lockd.linux import record_locks
-from lockd.linux.file_identity import identity_of
 from lockd.locks.engine import Engine
 from lockd.locks.errors import Busy
 from lockd.locks.resource import Resource
@@ -38,6 +38,14 @@ def alias(disk: Path) -> Path:
     return disk.with_name("alias")
 
 
+def inodes_that_know(*paths: Path) -> Inodes:
+    """Return a registry that opens these paths at once: it has opened them before."""
+    inodes = Inodes()
+    for path in paths:
+        inodes.close(inodes.open(str(path), os.O_RDWR, "before"))
+    return inodes
+
+
 def descriptors_of(path: Path) -> int:
     """Return the number of descriptors that this process has open on the inode."""
     wanted = path.stat()
@@ -50,7 +58,7 @@ def descriptors_of(path: Path) -> int:
 
 def test_not_more_than_one_descriptor_waits_for_its_claim_to_end(disk: Path, alias: Path) -> None:
     """An inode is known only once it is open. While one descriptor waits, other files are pinned first."""
-    inodes = Inodes()
+    inodes = inodes_that_know(disk, alias)
     claim = inodes.open(str(disk), os.O_RDWR, "first")
     record_locks.lock_exclusive(claim.fd)
     for _ in range(100):
@@ -70,7 +78,7 @@ def test_not_more_than_one_descriptor_waits_for_its_claim_to_end(disk: Path, ali
 def test_other_files_are_opened_as_before_while_one_descriptor_waits(
     disk: Path, alias: Path, tmp_path: Path
 ) -> None:
-    inodes = Inodes()
+    inodes = inodes_that_know(disk, alias)
     claim = inodes.open(str(disk), os.O_RDWR, "first")
     with pytest.raises(Claimed):
         inodes.open(str(alias), os.O_RDWR, "second")
@@ -119,16 +127,142 @@ def test_what_cannot_be_opened_leaves_no_claim(tmp_path: Path) -> None:
     assert descriptors_of(tmp_path) == 0
 
 
-def test_the_file_behind_a_dangling_link_is_made(tmp_path: Path) -> None:
-    """As open(2) does with O_CREAT."""
-    (tmp_path / "link").symlink_to("to/target")
+@pytest.mark.parametrize("target", ["target", "to/target", "../elsewhere/target"])
+def test_no_file_is_made_behind_a_link(tmp_path: Path, target: str) -> None:
+    """Root would make files wherever the owner of the link wants them."""
+    for name in ("leases", "leases/to", "elsewhere"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "leases" / "link"
+    link.symlink_to(target)
     inodes = Inodes()
-    with pytest.raises(FileNotFoundError):
-        inodes.open_pinned(str(tmp_path / "link"), os.O_RDWR | os.O_CREAT, "first")
-    (tmp_path / "to").mkdir()
-    claim = inodes.open_pinned(str(tmp_path / "link"), os.O_RDWR | os.O_CREAT, "first")
-    assert claim.identity == identity_of((tmp_path / "to" / "target").stat())
-    inodes.close(claim)
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_CREAT):
+        with pytest.raises(FileNotFoundError, match="it is a symbolic link to a file that does not exist"):
+            inodes.open_pinned(str(link), flags, "first")
+    assert not link.exists()
+    link.resolve().touch()
+    inodes.close(inodes.open_pinned(str(link), os.O_RDWR | os.O_CREAT, "first"))
+
+
+def test_a_directory_on_the_way_to_a_new_file_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "link").symlink_to("leases")
+    inodes = Inodes()
+    inodes.close(inodes.open_pinned(f"{tmp_path}/link/x", os.O_RDWR | os.O_CREAT, "first"))
+    assert (tmp_path / "leases" / "x").exists()
+
+
+# What is not opened
+
+Open = Callable[[Inodes, str, int], Claim]
+
+
+def make_character_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # /dev/null
+
+
+def make_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def open_at_once(inodes: Inodes, path: str, flags: int) -> Claim:
+    return inodes.open(path, flags, "first")
+
+
+def open_pinned(inodes: Inodes, path: str, flags: int) -> Claim:
+    return inodes.open_pinned(path, flags, "first")
+
+
+@pytest.mark.parametrize(
+    ("make", "number", "reason"),
+    [
+        (make_character_device, errno.ENOTBLK, "it is a character device, neither a regular file nor a block device"),
+        (os.mkfifo, errno.ENOTBLK, "it is a pipe, neither a regular file nor a block device"),
+        (make_socket, errno.ENXIO, "No such device or address"),
+        (os.mkdir, errno.EISDIR, "Is a directory"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("open_claimed", [open_at_once, open_pinned])
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_CREAT])
+def test_what_is_neither_a_file_nor_a_block_device_is_refused_before_it_is_opened(
+    make: Callable[[Path], object], number: int, reason: str, open_claimed: Open, flags: int, tmp_path: Path
+) -> None:
+    """To open a character device may be an act: /dev/watchdog resets the host."""
+    if make is make_character_device and os.geteuid() != 0:
+        pytest.skip("making a device node needs root")
+    path = tmp_path / "special"
+    make(path)
+    inodes = Inodes()
+    for _ in range(2):
+        opened = paths_opened(lambda: refuse(inodes, open_claimed, str(path), flags, number, reason))
+        assert all(how & os.O_PATH for how in opened), "it was pinned only"
+    assert inodes.descriptors() == []
+
+
+def refuse(inodes: Inodes, open_claimed: Open, path: str, flags: int, number: int, reason: str) -> None:
+    with pytest.raises(OSError, match=reason) as caught:
+        open_claimed(inodes, path, flags)
+    assert caught.value.errno == number
+
+
+def paths_opened(run: Callable[[], object]) -> list[int]:
+    """Return the flags of each open(2) that a call makes, as the interpreter's audit has them."""
+    flags: list[int] = []
+    _listeners.append(flags)
+    try:
+        run()
+    finally:
+        _listeners.remove(flags)
+    return flags
+
+
+_listeners: list[list[int]] = []
+
+
+def _listen(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _listeners:
+        assert isinstance(arguments[2], int)
+        for flags in _listeners:
+            flags.append(arguments[2])
+
+
+sys.addaudithook(_listen)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a device node needs root")
+def test_what_replaced_a_file_that_was_opened_before_is_refused(disk: Path) -> None:
+    inodes = inodes_that_know(disk)
+    disk.unlink()
+    make_character_device(disk)
+    for _ in range(2):
+        with pytest.raises(OSError, match="it is a character device"):
+            inodes.open(str(disk), os.O_RDWR, "first")
+    assert inodes.descriptors() == []
+    assert len(paths_opened(lambda: refuse_device(inodes, disk))) == 1
+
+
+def refuse_device(inodes: Inodes, path: Path) -> None:
+    refuse(inodes, open_at_once, str(path), os.O_RDWR, errno.ENOTBLK, "it is a character device")
+
+
+def test_a_file_is_opened_at_once_the_next_time(disk: Path) -> None:
+    inodes = Inodes()
+
+    def use() -> None:
+        inodes.close(inodes.open(str(disk), os.O_RDWR, "first"))
+
+    assert len(paths_opened(use)) == 2
+    assert [flags & (os.O_PATH | os.O_NOCTTY | os.O_NONBLOCK) for flags in paths_opened(use)] == [
+        os.O_NOCTTY | os.O_NONBLOCK
+    ]
+
+
+def test_a_file_in_a_directory_of_everybody_is_always_pinned(disk: Path) -> None:
+    """Others may put a link to /dev in the place of the directory."""
+    disk.parent.chmod(0o777)
+    inodes = inodes_that_know(disk)
+    opened = paths_opened(lambda: inodes.close(inodes.open(str(disk), os.O_RDWR, "first")))
+    assert len(opened) == 2
+    assert opened[0] & os.O_PATH
 
 
 def test_an_inherited_descriptor_of_a_claimed_inode_is_kept_open(disk: Path, alias: Path) -> None:
@@ -276,7 +410,7 @@ def races(inodes: Inodes, pairs: list[tuple[Resource, Resource]]) -> Iterator[Re
 @pytest.mark.usefixtures("many_switches")
 @pytest.mark.parametrize("autocreate", [False, True])
 def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Path, autocreate: bool) -> None:
-    inodes = Inodes()
+    inodes = inodes_that_know(disk, alias)
     for granted in races(
         inodes, [(resource(disk), resource(alias, autocreate=autocreate)) for _ in range(ROUNDS)]
     ):
@@ -291,10 +425,13 @@ def test_a_thread_and_the_reactor_never_both_get_an_inode(disk: Path, alias: Pat
 
 @pytest.mark.usefixtures("many_switches")
 def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tmp_path: Path) -> None:
-    """The thread follows a link to the file, and the reactor uses its name."""
-    lease, link = tmp_path / "lease", tmp_path / "link"
-    link.symlink_to(lease.name)
-    inodes = Inodes()
+    """The thread comes by a link to the directory, and the reactor uses its name."""
+    lease, link = tmp_path / "leases" / "lease", tmp_path / "link" / "lease"
+    lease.parent.mkdir()
+    link.parent.symlink_to("leases")
+    lease.touch()
+    inodes = inodes_that_know(lease, link)
+    lease.unlink()
     for granted in races(
         inodes, [(resource(link, autocreate=True), resource(lease, autocreate=True)) for _ in range(ROUNDS)]
     ):
@@ -302,15 +439,13 @@ def test_a_thread_and_the_reactor_never_both_get_a_file_that_is_made_for_them(tm
         drop(inodes, granted)
         assert locks_of(os.getpid()) == {}
         assert inodes.descriptors() == []
-        for path in (lease, link):
-            path.unlink(missing_ok=True)
-        link.symlink_to(lease.name)
+        assert not lease.exists()
 
 
 @pytest.mark.usefixtures("many_switches")
 def test_a_lock_granted_while_a_thread_drops_another_on_the_inode_is_kept(disk: Path, alias: Path) -> None:
     """Closing a descriptor after that would end the new lock (fcntl(2))."""
-    inodes = Inodes()
+    inodes = inodes_that_know(disk, alias)
     held = [resource(disk) for _ in range(ROUNDS)]
     worker = Worker(lambda number: drop(inodes, held[number]))
     for number in range(ROUNDS):

@@ -39,6 +39,9 @@ class Scene:
         self.disk.touch()
         os.link(self.disk, self.alias)
         self.inodes = Inodes()
+        for path in (self.disk, self.alias):
+            # So that they are opened at once from now on.
+            self.inodes.close(self.inodes.open(str(path), os.O_RDWR, None))
         self.held = self._resource(self.alias, autocreate=False)
         self.first = self._resource(self.disk, autocreate=True)
         self.second = self._resource(self.alias, autocreate=True)
