@@ -29,6 +29,11 @@ _DROPPED_PER_TURN: Final = 100
 """How many locks of a dead owner are released before other tasks get a turn. This many take a millisecond or
 less."""
 
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+"""How many seconds to wait before the release of a lock is tried again that has failed for no known reason: at
+first, and at most. The pause doubles each time."""
+
 _clock: Final = time
 
 _logger = logging.getLogger(__name__)
@@ -172,6 +177,10 @@ class Locker:
             later = resource.engine.drop(resource)
         except OSError as error:
             _warn_of_unclean_release(resource, error)
+        except Exception:
+            _log_failed_release(resource)
+            if resource.engine.holds(resource):
+                return partial(self._drop_again, resource, pid, owner)
         if later is not None:
             return partial(self._drop_slowly, resource, later, pid, owner)
         self._dropped(resource, pid, owner)
@@ -181,9 +190,28 @@ class Locker:
         self, resource: Resource, later: Later[None], pid: int, owner: OwnerProcess | None
     ) -> None:
         try:
-            await self._slow_calls.run(later.queue, later.work)
+            await self._slow_calls.run_surely(later.queue, later.work)
         except OSError as error:
             _warn_of_unclean_release(resource, error)
+        except Exception:
+            _log_failed_release(resource)
+            if resource.engine.holds(resource):
+                await self._drop_again(resource, pid, owner)
+                return
+        self._dropped(resource, pid, owner)
+
+    async def _drop_again(self, resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+        """Release a lock whose release has failed for no known reason, so that it is not stuck for ever."""
+        pause = _FIRST_PAUSE
+        while resource.engine.holds(resource):
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                later = resource.engine.drop(resource)
+                if later is not None:
+                    await self._slow_calls.run_surely(later.queue, later.work)
+            except Exception:
+                _log_failed_release(resource)
         self._dropped(resource, pid, owner)
 
     def _dropped(self, resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
@@ -236,6 +264,10 @@ class Locker:
 
     def _rest_of(self, later: Later[None] | None) -> Continuation | None:
         return None if later is None else partial(self._slow_calls.run, later.queue, later.work)
+
+
+def _log_failed_release(resource: Resource) -> None:
+    _logger.exception("%s could not be released", resource.path)
 
 
 def _warn_of_unclean_release(resource: Resource, error: OSError) -> None:

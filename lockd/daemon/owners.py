@@ -109,7 +109,7 @@ class Owners:
     def session_ended(self, session: Session) -> None:
         """Handle the end of a connection.
 
-        If it is the connection of an owner itself, and that owner holds locks, they end too: at once if the
+        If the client has hung up, and it is the connection of an owner itself, and that owner holds locks, they end too: at once if the
         owner has ended, otherwise after it is fenced. The end of a connection that another process made for
         the owner has no such effect.
 
@@ -119,6 +119,8 @@ class Owners:
         if process is None:
             return
         self._remove_session(process)
+        if session.abandoned:
+            return
         # If the owner was dead before, its pid may belong to another owner now, whose locks must stay.
         if process.ended or session.peer_pid != process.pid or not self._holds_any(process.pid):
             return

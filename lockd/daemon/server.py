@@ -16,7 +16,7 @@ from lockd.daemon.rate_limit import RateLimit, Shortage
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
 from lockd.wire import keepalive
-from lockd.wire.errors import ErrorReply, rpc_error, signed
+from lockd.wire.errors import ErrorReply, internal_error, rpc_error, signed
 from lockd.wire.frames import Frame, FrameType, Status, encode_reply, kind, without_descriptors
 
 LOCK_SERVER: Final = "virtlockd"
@@ -37,10 +37,12 @@ ProgramKey: TypeAlias = tuple[int, int]
 """The number and the version of a program."""
 
 _REFUSALS_PER_SECOND: Final = 100
+_FAULTS_PER_SECOND: Final = 5
 
 _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
 _foreigners = RateLimit(_logger, "refused connections", _REFUSALS_PER_SECOND)
+_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
 _out_of_resources = Shortage(_logger)
 
 
@@ -287,12 +289,19 @@ class Server(Service):
         if handler is not None and call.is_ok:
             return handler.answer(session, call)
         if call.type == FrameType.CALL:
-            return refuse(session, call, rpc_error(self._fault(call)))
+            return refuse(session, call, rpc_error(self._error(call)))
         if call.type == FrameType.CALL_WITH_FDS:
             return self.answer(session, without_descriptors(call))
         return _answer_message(call)
 
-    def _fault(self, call: Frame) -> str:
+    def fault(self, session: Session, call: Frame) -> bytes:
+        """Log the exception that is being handled, and encode the error reply. See ``Service.fault``."""
+        if _faults.allows():
+            who = owner_name(session.peer_pid, session.owner)
+            _logger.exception("a call of client %d, %s, met a fault of the daemon", session.id, who)
+        return error_reply(call, internal_error("the daemon could not carry out the call; its log says why"))
+
+    def _error(self, call: Frame) -> str:
         if (call.program, call.version) not in self._programs:
             return f"Cannot find program {signed(call.program)} version {signed(call.version)}"
         if not call.is_ok:

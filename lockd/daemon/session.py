@@ -3,6 +3,7 @@
 It reads calls, has the server answer them, and sends the replies.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ from time import time
 from typing import Final, TypeAlias
 
 from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
 from lockd.linux.peers import credentials_of
@@ -35,6 +37,13 @@ bytes, which Python allocates without malloc(3); that saves a thirtieth of a cal
 _CALLS_PER_TURN: Final = 32
 """How many calls of one connection are answered in one turn, before the other connections are served."""
 
+_GONE: Final = frozenset((errno.ECONNRESET, errno.EPIPE))
+"""The errors of read(2) and write(2) if the peer has closed the connection."""
+
+_WITHOUT_MEMORY: Final = frozenset((errno.ENOMEM, errno.ENOBUFS))
+
+_FAULTS_PER_SECOND: Final = 5
+
 _read: Final = os.read
 _write: Final = os.write
 
@@ -44,6 +53,7 @@ _BEHIND: Final = SessionState.BEHIND
 _CLOSED: Final = SessionState.CLOSED
 
 _logger = logging.getLogger(__name__)
+_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
 
 
 class Service:
@@ -64,6 +74,17 @@ class Service:
         :returns: the bytes of the reply, ``NO_REPLY`` or ``LATER``.
         :raises FrameError: the frame announces descriptors. The rest of the stream cannot be understood, and
             the connection has to be closed.
+        """
+        raise NotImplementedError
+
+    def fault(self, session: "Session", call: Frame) -> bytes:
+        """Log the exception that is being handled, and encode the reply to the call that could not be answered.
+
+        A fault of the daemon is not the client's: its connection stays, as its owner would be killed with it.
+
+        :param session: the client that sent the call.
+        :param call: the call.
+        :returns: the bytes of the reply.
         """
         raise NotImplementedError
 
@@ -94,6 +115,8 @@ class Session(Flushable):
     :ivar peer_gid: the group id of that process.
     :ivar reader: cuts the received bytes into frames.
     :ivar owner: the owner that the client acquires and releases for; None until it has registered one.
+    :ivar abandoned: whether the daemon has closed the connection because of a fault of its own. Then the owner is
+        not fenced and keeps its locks; they end with its process.
     :ivar restricted: whether the client has called RESTRICT. Its further lock calls are refused.
     :ivar waiting_call: the call that a worker thread is busy with, or None.
     """
@@ -103,6 +126,7 @@ class Session(Flushable):
         "_reactor",
         "_server",
         "_state",
+        "abandoned",
         "connected_at",
         "fd",
         "id",
@@ -129,6 +153,7 @@ class Session(Flushable):
         self.reader = FrameReader(server.payload_kept)
         self.owner: OwnerProcess | None = None
         self.restricted = False
+        self.abandoned = False
         self.waiting_call: Frame | None = None
         # Only the descriptor is needed. With 4000 guests, socket objects would take 0.4 MB more.
         self.fd = connection.detach()
@@ -186,17 +211,16 @@ class Session(Flushable):
             self.flush()
             self.close()
         except Exception:
-            # A bug in the daemon ends this connection only. The locks of all other clients stay.
-            _logger.exception("client %d of %s could not be served", self.id, self._server.name)
-            self.close()
+            self._abandon()
 
     def _receive(self) -> None:
         try:
             data = _read(self.fd, _FIRST_BYTES if self.reader.is_empty else _RECEIVE_BYTES)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
+        except OSError as error:
+            self._lost(error)
+            return
         if data:
             self._serve(self.reader.receive(data))
         else:
@@ -211,7 +235,12 @@ class Session(Flushable):
         """
         served = 0
         while call is not None:
-            reply = self._server.answer(self, call)
+            try:
+                reply = self._server.answer(self, call)
+            except FrameError:
+                raise
+            except Exception:
+                reply = self._server.fault(self, call)
             if reply is LATER:
                 self.waiting_call = call
                 self._change(SessionEvent.CALL_DEFERRED)
@@ -235,6 +264,14 @@ class Session(Flushable):
     def _serve_on(self) -> None:
         self.on_ready(0)
 
+    def fault(self, call: Frame) -> bytes:
+        """Log the exception that is being handled, and encode the reply to the call. See ``Service.fault``.
+
+        :param call: the call that could not be answered.
+        :returns: the bytes of the reply.
+        """
+        return self._server.fault(self, call)
+
     def finish(self, reply: bytes) -> None:
         """Send the reply to ``waiting_call``, and continue with the next call.
 
@@ -243,14 +280,24 @@ class Session(Flushable):
         :param reply: the bytes of the reply.
         """
         self.waiting_call = None
-        if self._state is not _CLOSED:
+        if self._state is _CLOSED:
+            return
+        try:
             self._output += reply
             self._change(SessionEvent.CALL_FINISHED)
-            self.flush()
+            self._send()
             self._reactor.again(self._serve_on)
+        except Exception:
+            self._abandon()
 
     def flush(self) -> None:
         """Send the waiting replies, as far as the socket takes them. See ``Flushable.flush``."""
+        try:
+            self._send()
+        except Exception:
+            self._abandon()
+
+    def _send(self) -> None:
         output = self._output
         if self._state is _CLOSED or not output:
             return
@@ -258,9 +305,12 @@ class Session(Flushable):
             sent = _write(self.fd, output)
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self.close()
-            return
+        except OSError as error:
+            if error.errno not in _WITHOUT_MEMORY:
+                self._lost(error)
+                return
+            # The reactor tries again as soon as the socket is writable.
+            sent = 0
         if sent < len(output):
             self._output = output[sent:]
             self._change(SessionEvent.REPLIES_STUCK)
@@ -278,6 +328,31 @@ class Session(Flushable):
         if watched != WATCHED[before]:
             self._reactor.change(self.fd, watched)
 
+    def _lost(self, error: OSError) -> None:
+        """Close the connection after an error of the socket."""
+        if error.errno in _GONE:
+            self.close()
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Log the exception that is being handled, and close the connection for it without fencing the owner.
+
+        The client cannot be served any further, but it has not hung up.
+        """
+        if _faults.allows():
+            _logger.exception(
+                "client %d of %s could not be served: its connection is closed, and its owner keeps its locks",
+                self.id,
+                self._server.name,
+            )
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the connection because of a fault of the daemon. See ``abandoned``."""
+        self.abandoned = True
+        self.close()
+
     def hang_up(self) -> None:
         """Close an open connection without a call to the server or the reactor.
 
@@ -290,6 +365,10 @@ class Session(Flushable):
         """Close the connection, and have the server forget the session; no effect if it is closed."""
         if self._state is not _CLOSED:
             self._state = _CLOSED
-            self._reactor.forget(self.fd)
-            self._server.ended(self)
-            os.close(self.fd)
+            try:
+                self._reactor.forget(self.fd)
+            finally:
+                try:
+                    self._server.ended(self)
+                finally:
+                    os.close(self.fd)

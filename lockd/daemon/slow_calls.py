@@ -6,14 +6,17 @@ all other threads of the process have ended, and a thread that waits for a hung 
 server answers. All clients would have to wait for that.
 """
 
+import errno
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import trio
+
+from lockd.daemon.rate_limit import Shortage
+from lockd.locks.errors import SystemCallFailed
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -24,7 +27,27 @@ _THREADS_PER_QUEUE: Final = 16
 _HUNG_SECONDS: Final = 1.0
 """A call that takes longer than this, in seconds, is hung: it may never return."""
 
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+"""How many seconds to wait before a thread is tried again that could not be started: at first, and at most. The
+pause doubles each time."""
+
+_NO_THREAD: Final = (
+    "no thread can be started, as the limit of tasks or the memory is used up; "
+    "raise TasksMax= of virtlockd.service (ulimit -u)"
+)
+
 _logger = logging.getLogger(__name__)
+
+
+class NoThread(SystemCallFailed):
+    """No thread can be started for a call (pthread_create(3)). Nothing was done.
+
+    :param queue: the queue of the call.
+    """
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"Unable to serve {queue}", OSError(errno.EAGAIN, _NO_THREAD))
 
 
 class SlowCalls:
@@ -38,6 +61,7 @@ class SlowCalls:
         self._ended = trio.Event()
         self._may_begin = trio.Event()
         self._may_begin.set()
+        self._shortage = Shortage(_logger)
 
     async def run(self, queue: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in a worker thread, as soon as its file system has a thread free.
@@ -48,8 +72,17 @@ class SlowCalls:
         :param work: the function. It must be safe to run in a thread.
         :param args: its positional arguments.
         :param kwargs: its keyword arguments.
-        :returns: what the function returns. What it raises is raised here.
+        :returns: what the function returns.
+        :raises NoThread: no thread can be started.
+        :raises Exception: what the function raises.
         """
+        began = False
+
+        def work_in_thread() -> T:
+            nonlocal began
+            began = True
+            return work(*args, **kwargs)
+
         limiter = self._limiters.get(queue)
         if limiter is None:
             limiter = self._limiters[queue] = trio.CapacityLimiter(_THREADS_PER_QUEUE)
@@ -60,11 +93,35 @@ class SlowCalls:
             self._under_way[call] = (queue, trio.current_time())
             try:
                 return await trio.to_thread.run_sync(
-                    partial(work, *args, **kwargs), limiter=self._unlimited, abandon_on_cancel=True
+                    work_in_thread, limiter=self._unlimited, abandon_on_cancel=True
                 )
+            except Exception as error:
+                if began:
+                    raise
+                self._shortage.seen("calls of %s wait or fail: %s", queue, _NO_THREAD)
+                raise NoThread(queue) from error
             finally:
                 del self._under_way[call]
                 self._ended.set()
+
+    async def run_surely(self, queue: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function as ``run`` does, and try again as long as no thread can be started.
+
+        For what nobody else would ever do, such as the release of a lock.
+
+        :param queue: see ``run``.
+        :param work: see ``run``.
+        :param args: its positional arguments.
+        :param kwargs: its keyword arguments.
+        :returns: what the function returns. What it raises is raised here.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self.run(queue, work, *args, **kwargs)
+            except NoThread:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

@@ -75,6 +75,14 @@ class Engine:
         """
         raise NotImplementedError
 
+    def holds(self, resource: Resource) -> bool:
+        """Return whether the engine still has the lock of a resource, after ``drop`` failed for no documented reason.
+
+        :param resource: the resource, with its hold.
+        :returns: True if ``drop`` has to be called again; False if the lock has ended.
+        """
+        raise NotImplementedError
+
     def make_lockspace(self, path: str) -> Later[None] | None:
         """Make a lockspace; no effect if it exists.
 

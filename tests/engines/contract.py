@@ -215,6 +215,16 @@ class EngineContract:
     def calls(self, setting: Setting) -> Calls:
         return Calls(setting)
 
+    @BOTH_MODES
+    def test_it_tells_whether_it_still_has_a_lock(self, calls: Calls, shared: bool) -> None:
+        """For a release that has failed for no known reason."""
+        resource = calls.take(calls.resource(shared=shared))
+        assert calls.engine.holds(resource)
+        hold = resource.hold
+        calls.drop(resource)
+        resource.hold = hold
+        assert not calls.engine.holds(resource)
+
     # Names
 
     def test_a_resource_has_one_path(self, setting: Setting, calls: Calls) -> None:

@@ -212,14 +212,17 @@ class _ProcedureHandler(Handler):
 
     async def _finish(self, session: Session, call: Frame, rest: Continuation) -> None:
         try:
+            reply = await self._reply(session, call, rest)
+        except Exception:
+            reply = session.fault(call)
+        session.finish(reply)
+
+    async def _reply(self, session: Session, call: Frame, rest: Continuation) -> bytes:
+        try:
             await rest()
         except LockError as error:
-            session.finish(self._program.refuse(session, call, error))
-        except Exception:
-            session.close()
-            raise
-        else:
-            session.finish(encode_success(self._success, call))
+            return self._program.refuse(session, call, error)
+        return encode_success(self._success, call)
 
 
 def _check(session: Session, procedure: Procedure, flags: int, *, registered: bool = True) -> None:

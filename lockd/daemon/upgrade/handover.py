@@ -115,6 +115,9 @@ class HandOver:
                 )
             except OSError as error:
                 raise Failure(f"{self._program}: cannot be run: {error.strerror}") from None
+            except RuntimeError as error:
+                # trio starts programs in a thread, and there may be none (threading.Thread.start).
+                raise Failure(f"{self._program}: cannot be run: {error}") from None
             if result.returncode != 0:
                 said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
                 said = " ".join(said.split())

@@ -49,9 +49,9 @@ async def adopt_leftovers(slow_calls: SlowCalls, inodes: Inodes) -> None:
     :param slow_calls: runs work that may block.
     :param inodes: the registry of inodes. All locks of the state are claimed in it.
     """
-    await slow_calls.run("/", _claim_leftovers, inodes, ABANDONED)
+    await slow_calls.run_surely("/", _claim_leftovers, inodes, ABANDONED)
     await trio.sleep(_ABANDONED_SECONDS)
-    await slow_calls.run("/", inodes.close_abandoned)
+    await slow_calls.run_surely("/", inodes.close_abandoned)
 
 
 def claim_orphans(inodes: Inodes) -> None:

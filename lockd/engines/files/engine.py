@@ -64,6 +64,13 @@ class FilesEngine(Engine):
         file_lock.drop(self._inodes, resource, claim)
         return None
 
+    def holds(self, resource: Resource) -> bool:
+        """Return whether a resource's file is still claimed. See ``Engine.holds``.
+
+        A claim ends when its last descriptor is closed, which ends the lock (``Inodes.close``).
+        """
+        return self._inodes.has(_claim_of(resource.hold))
+
     # Lockspaces and their files
 
     def make_lockspace(self, path: str) -> Later[None] | None:

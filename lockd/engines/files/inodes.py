@@ -299,6 +299,14 @@ class Inodes:
         claim = self._claims.get(identity)
         return None if claim is None else claim.holder
 
+    def has(self, claim: Claim) -> bool:
+        """Return whether a claim has not ended.
+
+        :param claim: the claim.
+        :returns: False if all its descriptors are closed.
+        """
+        return self._claims.get(claim.identity) is claim
+
     def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:
         """Claim the inode of a descriptor that is open already.
 
