@@ -66,6 +66,12 @@ def test_a_locked_file_cannot_become_the_log(daemon: PrivateDaemon, tmp_path: Pa
     assert disk.read_bytes() == b""
 
 
+def test_a_path_that_no_file_can_have_is_refused(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    error = LogControl(daemon).refused_outputs(f"1:file:{tmp_path}/\0/log")
+    assert error.message == f"failed to open {tmp_path}/\0/log: Invalid argument"
+    assert "could not be served" not in daemon.log.read_text()
+
+
 def test_a_file_stays_open_when_only_its_level_changes(daemon: PrivateDaemon, tmp_path: Path) -> None:
     path, alias = tmp_path / "log", tmp_path / "alias"
     log = LogControl(daemon)

@@ -90,8 +90,8 @@ class SlowMounts:
                 return slow, here
             try:
                 target = os.readlink(here)
-            except OSError:
-                continue  # not a link, or nothing that could be opened either
+            except (OSError, ValueError):
+                continue  # not a link, or nothing that could be opened either, such as a name with a NUL
             links += 1
             if links > _LINKS_MAX:
                 return None, here
