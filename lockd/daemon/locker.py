@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import time
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import trio
 
@@ -19,8 +19,11 @@ from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
 from lockd.locks.engine import Hold, Later
+from lockd.locks.errors import TryAgain
 from lockd.locks.resource import Resource
 from lockd.locks.table import LockTable
+
+T = TypeVar("T")
 
 Continuation: TypeAlias = Callable[[], Awaitable[None]]
 """The rest of a call that may block. Awaiting it completes the call."""
@@ -33,6 +36,10 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 """How many seconds to wait before the release of a lock is tried again that has failed for no known reason: at
 first, and at most. The pause doubles each time."""
+
+_FIRST_WAIT: Final = 0.01
+_LONGEST_WAIT: Final = 0.25
+"""The same for work that somebody was in the way of for a moment (``TryAgain``)."""
 
 _clock: Final = time
 
@@ -108,7 +115,7 @@ class Locker:
     ) -> None:
         owner = self._owner_of(pid)
         try:
-            hold = await self._slow_calls.run(later.queue, later.work)
+            hold = await self._done(later, lambda: is_wanted() and not (owner is not None and owner.ended))
         except BaseException:
             self._table.forget(resource)
             raise
@@ -237,7 +244,7 @@ class Locker:
         return None
 
     async def _create_lockspace_slowly(self, path: str, later: Later[None]) -> None:
-        await self._slow_calls.run(later.queue, later.work)
+        await self._done(later)
         self._table.add_lockspace(path)
 
     def create_file(self, lockspace: str, name: str) -> Continuation | None:
@@ -263,7 +270,24 @@ class Locker:
         return self._rest_of(self._table.engine_of(lockspace).delete(path, name))
 
     def _rest_of(self, later: Later[None] | None) -> Continuation | None:
-        return None if later is None else partial(self._slow_calls.run, later.queue, later.work)
+        return None if later is None else partial(self._done, later)
+
+    async def _done(self, later: Later[T], is_wanted: Callable[[], bool] = lambda: True) -> T:
+        """Have a worker thread do the work, and do it again after pauses while somebody is in the way for a moment.
+
+        :raises LockError: it cannot be done, or somebody has been in the way for too long.
+        """
+        began = trio.current_time()
+        pause = _FIRST_WAIT
+        while True:
+            tried = trio.current_time() - began
+            try:
+                return await self._slow_calls.run(later.queue, later.work)
+            except TryAgain as error:
+                if tried > error.seconds or not is_wanted():
+                    raise error.refusal from None
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_WAIT)
 
 
 def _log_failed_release(resource: Resource) -> None:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import trio
@@ -76,16 +77,24 @@ class SlowCalls:
         :raises NoThread: no thread can be started.
         :raises Exception: what the function raises.
         """
+        limiter = self._limiters.get(queue)
+        if limiter is None:
+            limiter = self._limiters[queue] = trio.CapacityLimiter(_THREADS_PER_QUEUE)
+        try:
+            return await self._run(queue, limiter, partial(work, *args, **kwargs))
+        finally:
+            # There may be a queue for each directory and each device.
+            if not limiter.borrowed_tokens and self._limiters.get(queue) is limiter:
+                del self._limiters[queue]
+
+    async def _run(self, queue: str, limiter: trio.CapacityLimiter, work: Callable[[], T]) -> T:
         began = False
 
         def work_in_thread() -> T:
             nonlocal began
             began = True
-            return work(*args, **kwargs)
+            return work()
 
-        limiter = self._limiters.get(queue)
-        if limiter is None:
-            limiter = self._limiters[queue] = trio.CapacityLimiter(_THREADS_PER_QUEUE)
         async with limiter:
             while not self._may_begin.is_set():
                 await self._may_begin.wait()

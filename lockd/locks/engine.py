@@ -26,7 +26,8 @@ class Later(Generic[T]):
 
     :ivar queue: what the work may wait for, for example a mount point. Work of one queue never delays the work of
         another.
-    :ivar work: does the work, and returns or raises what the engine's method would have.
+    :ivar work: does the work, and returns or raises what the engine's method would have. If it raises ``TryAgain``,
+        nothing is done, and it can be called again after a pause.
     """
 
     def __init__(self, queue: str, work: Callable[[], T]) -> None:

@@ -87,6 +87,19 @@ class NotOwner(LockError):
         self.pid = pid
 
 
+class TryAgain(LockError):
+    """Somebody is in the way for a moment, so the caller does the work again after a pause. No thread waits for it.
+
+    :ivar refusal: the error of the call, if the caller gives up.
+    :ivar seconds: how long it may be tried; infinite where that is until the client has left.
+    """
+
+    def __init__(self, refusal: LockError, seconds: float) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.seconds = seconds
+
+
 class SystemCallFailed(LockError):
     """A system call failed.
 

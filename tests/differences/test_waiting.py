@@ -3,9 +3,7 @@
 In virtlockd all clients wait, because it has one thread. In lockd only the client waits that made the call.
 """
 
-import fcntl
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,35 +15,12 @@ from lockd.wire.lock import Procedure
 from tests.differences.conftest import Scene
 from tests.differential import pair
 from tests.kernel_locks import KernelLock, locks_on
+from tests.lease import Lease
 from tests.private_daemon import LOCKD, VIRTLOCKD, private_daemon
 from tests.raw_client import RawClient
 from tests.waiting import wait_until
 
 SOON = 0.5
-
-
-class Lease:
-    """A lease of this process on a file, as file servers have (F_SETLEASE in fcntl(2)).
-
-    An open(2) by another process waits until the lease ends.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.asked_back = False
-        self._fd = os.open(path, os.O_RDWR)
-        self._before = signal.signal(signal.SIGIO, self._on_request)
-        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-
-    def _on_request(self, _number: int, _frame: object) -> None:
-        self.asked_back = True
-
-    def give_up(self) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-    def close(self) -> None:
-        os.close(self._fd)
-        signal.signal(signal.SIGIO, self._before)
 
 
 @contextmanager

@@ -83,6 +83,12 @@ class Guest:
         self.send_create_lockspace(path)
         self.reply()
 
+    def send_create(self, path: Path, lockspace: str = "") -> None:
+        self.send(lock.Procedure.CREATE_RESOURCE, lock.encode_resource(lockspace, str(path)))
+
+    def send_delete(self, path: Path, lockspace: str = "") -> None:
+        self.send(lock.Procedure.DELETE_RESOURCE, lock.encode_resource(lockspace, str(path)))
+
     def send_acquire(self, path: Path, lockspace: str = "", flags: int = 0) -> None:
         self.send(lock.Procedure.ACQUIRE_RESOURCE, lock.encode_resource(lockspace, str(path), flags))
 

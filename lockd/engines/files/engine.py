@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from lockd.engines.files import file_lock, lockspaces
 from lockd.engines.files.inodes import Claim, Claimed, Inodes
@@ -17,15 +17,8 @@ from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
-from lockd.locks.errors import Busy, LockError, SystemCallFailed
+from lockd.locks.errors import Busy, LockError, SystemCallFailed, TryAgain
 from lockd.locks.resource import LOST, Resource
-
-_FOR_A_THREAD: Final = frozenset((errno.ELOOP, errno.EWOULDBLOCK))
-"""Opening fails with ELOOP on a symbolic link, which may lead anywhere, and with EWOULDBLOCK on a file on which somebody
-has a lease, which may take a minute to break (fcntl(2), F_SETLEASE). A worker thread can open both."""
-
-_ROOT: Final = "/"
-"""The queue of what is on a local file system and may block all the same."""
 
 
 class FilesEngine(Engine):
@@ -49,10 +42,13 @@ class FilesEngine(Engine):
         if slow_mount is None:
             try:
                 return file_lock.take(self._inodes, resource)
+            except TryAgain:
+                pass
             except SystemCallFailed as error:
-                if error.errno not in _FOR_A_THREAD:
+                # Opening a symbolic link fails with ELOOP. It may lead anywhere, and a worker thread can open it.
+                if error.errno != errno.ELOOP:
                     raise
-            slow_mount = self._mounts.slow_mount(f"{resource.path}/") or _ROOT
+            slow_mount = self._mounts.slow_mount(f"{resource.path}/") or _directory_of(resource.path)
         resource.queue = slow_mount
         return Later(slow_mount, partial(file_lock.take_pinned, self._inodes, resource))
 
@@ -90,7 +86,10 @@ class FilesEngine(Engine):
         slow_mount = None if "\0" in path else self._mounts.slow_mount(f"{path}/")
         if slow_mount is not None:
             return Later(slow_mount, work)
-        work()
+        try:
+            work()
+        except TryAgain:
+            return Later(_directory_of(path), work)
         return None
 
     def is_listed(self, resource: Resource) -> bool:
@@ -177,6 +176,14 @@ class FilesEngine(Engine):
                 resource.doubt = "the path names another file than the locked one"
         except OSError as error:
             resource.doubt = f"the path cannot be followed: {error.strerror}"
+
+
+def _directory_of(path: str) -> str:
+    """Return the directory of a file: the queue of what is on a local file system and may block all the same.
+
+    Whoever can replace a file there by a link to a server that hangs holds up this directory only.
+    """
+    return path[: path.rfind("/")] or "/"
 
 
 def _locked_exclusively(fd: int) -> bool | None:

@@ -5,14 +5,17 @@ may run in a worker thread while the lock table keeps the resource reserved. Onl
 (Invariant 1).
 """
 
+import errno
+import math
 import os
 from contextlib import suppress
 from typing import Final
 
 from lockd.engines.files.inodes import Claim, Claimed, Inodes
 from lockd.linux.file_identity import identity_of
+from lockd.linux.leases import break_seconds
 from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared
-from lockd.locks.errors import Busy, Outsider, SystemCallFailed
+from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed, TryAgain
 from lockd.locks.resource import Resource
 
 _OPEN: Final = os.O_RDWR
@@ -29,8 +32,9 @@ def take(inodes: Inodes, resource: Resource) -> Claim:
     :param resource: the resource.
     :returns: the claim on the locked file.
     :raises Busy: another process, or another name of the same file, holds it.
-    :raises SystemCallFailed: the file cannot be opened or locked. With ELOOP the path may only be a symbolic link, and
-        with EWOULDBLOCK somebody may have a lease on the file (fcntl(2), F_SETLEASE): ``take_pinned`` can lock those.
+    :raises SystemCallFailed: the file cannot be opened or locked. With ELOOP the path may only be a symbolic link:
+        ``take_pinned`` can lock those.
+    :raises TryAgain: see ``claim_refused`` and ``opening_failed``.
     """
     return _take(inodes, resource, pinned=False)
 
@@ -43,6 +47,7 @@ def take_pinned(inodes: Inodes, resource: Resource) -> Claim:
     :returns: the claim on the locked file.
     :raises Busy: another process, or another name of the same file, holds it.
     :raises SystemCallFailed: the file cannot be opened or locked.
+    :raises TryAgain: see ``claim_refused`` and ``opening_failed``.
     """
     return _take(inodes, resource, pinned=True)
 
@@ -62,10 +67,11 @@ def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
             else:
                 claim = inodes.open(path, flags, resource)
         except Claimed as claimed:
-            raise Busy(resource.name, claimed.claim.holder) from None
+            raise claim_refused(resource.name, claimed.claim) from None
         except OSError as error:
             action = "open/create" if autocreate else "open"
-            raise SystemCallFailed(f"Unable to {action} resource {path}", error) from None
+            failed = SystemCallFailed(f"Unable to {action} resource {path}", error)
+            raise opening_failed(failed) from None
         try:
             lock(claim.fd, resource)
             if not autocreate or _still_named(claim, path):
@@ -75,6 +81,32 @@ def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
             raise
         # Whoever held the file before has just removed it: a lock on it protects nothing.
         _give_up(inodes, claim)
+
+
+def claim_refused(name: str, claim: Claim) -> LockError:
+    """Return the error of a call that needs an inode that is claimed.
+
+    A claim that is held for nothing is that of a call that creates or deletes the file, and soon ends. So whoever asks
+    for the file waits for its turn: nobody holds it.
+
+    :param name: the resource's name.
+    :param claim: the present claim.
+    :returns: ``Busy``, or ``TryAgain``.
+    """
+    busy = Busy(name, claim.holder)
+    return TryAgain(busy, math.inf) if claim.holder is None else busy
+
+
+def opening_failed(failed: SystemCallFailed) -> LockError:
+    """Return the error of a call that could not open a file.
+
+    Files are opened without waiting. With EWOULDBLOCK somebody has a lease on the file, and has now been asked to give
+    it up (fcntl(2), F_SETLEASE).
+
+    :param failed: why the file could not be opened.
+    :returns: the same error, or ``TryAgain``.
+    """
+    return TryAgain(failed, break_seconds()) if failed.errno == errno.EWOULDBLOCK else failed
 
 
 def lock(fd: int, resource: Resource) -> None:

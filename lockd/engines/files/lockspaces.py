@@ -4,8 +4,9 @@ import errno
 import os
 from contextlib import suppress
 
+from lockd.engines.files.file_lock import claim_refused, opening_failed
 from lockd.engines.files.inodes import Claimed, Inodes
-from lockd.locks.errors import Busy, InvalidName, NotADirectory, SystemCallFailed
+from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT
 
 
@@ -79,6 +80,7 @@ def create_file(inodes: Inodes, path: str) -> None:
     :param inodes: the registry that opens the file.
     :param path: the path of the file.
     :raises SystemCallFailed: it cannot be created.
+    :raises TryAgain: see ``opening_failed``.
     """
     # Without O_NONBLOCK an open waits for a reader of a FIFO for ever, as virtlockd does.
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
@@ -87,7 +89,8 @@ def create_file(inodes: Inodes, path: str) -> None:
     except Claimed:
         return  # held under another name: it exists
     except OSError as error:
-        raise SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True) from None
+        failed = SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True)
+        raise opening_failed(failed) from None
 
 
 def delete_file(inodes: Inodes, path: str, name: str) -> None:
@@ -100,11 +103,12 @@ def delete_file(inodes: Inodes, path: str, name: str) -> None:
     :param name: the resource's name, for the error.
     :raises Busy: the file is held under another name.
     :raises SystemCallFailed: it cannot be removed.
+    :raises TryAgain: see ``claim_refused``.
     """
     try:
         inodes.unlink(path)
     except Claimed as claimed:
-        raise Busy(name, claimed.claim.holder) from None
+        raise claim_refused(name, claimed.claim) from None
     except FileNotFoundError:
         return
     except OSError as error:

@@ -17,7 +17,7 @@ with uncompiled():
     from lockd.engines.files import file_lock
     from lockd.engines.files.inodes import Claim, Inodes
     from lockd.locks.engine import Engine
-    from lockd.locks.errors import Busy, SystemCallFailed
+    from lockd.locks.errors import Busy, SystemCallFailed, TryAgain
     from lockd.locks.errors import Outsider as Outside
     from lockd.locks.resource import Resource
 
@@ -281,8 +281,8 @@ def test_a_link_is_left_to_a_worker_thread(tmp_path: Path) -> None:
     file_lock.drop(inodes, disk, claim)
 
 
-def test_a_file_with_a_lease_on_it_is_left_to_a_worker_thread(tmp_path: Path) -> None:
-    """Opening the file waits up to 45 seconds for the lease's holder (/proc/sys/fs/lease-break-time)."""
+@BY_EITHER_THREAD
+def test_a_file_with_a_lease_on_it_can_be_tried_again(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "disk"
     path.touch()
     held = os.open(path, os.O_RDWR)
@@ -290,9 +290,12 @@ def test_a_file_with_a_lease_on_it_is_left_to_a_worker_thread(tmp_path: Path) ->
         # The signal that asks for the lease, SIGIO, would end this process (fcntl(2)).
         fcntl.fcntl(held, fcntl.F_SETSIG, 23)  # SIGURG, which is ignored
         fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        with pytest.raises(SystemCallFailed) as caught:
-            file_lock.take(Inodes(), resource(path))
-        assert caught.value.errno == errno.EAGAIN
+        inodes = Inodes()
+        with pytest.raises(TryAgain) as caught:
+            take(inodes, resource(path))
+        assert caught.value.seconds == int(Path("/proc/sys/fs/lease-break-time").read_text())
+        assert str(caught.value.refusal) == f"Unable to open resource {path}: {os.strerror(errno.EAGAIN)}"
+        assert inodes.descriptors() == []
     finally:
         os.close(held)
 

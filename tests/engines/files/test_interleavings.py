@@ -24,7 +24,7 @@ with uncompiled():
     from lockd.engines.files.inodes import Claim, Inodes
     from lockd.engines.files.lockspaces import create_file, delete_file
     from lockd.locks.engine import Engine
-    from lockd.locks.errors import Busy
+    from lockd.locks.errors import Busy, TryAgain
     from lockd.locks.resource import Resource
 
 SYSTEM_CALLS = {"posix", "fcntl"}  # the modules with Python's functions for them
@@ -93,22 +93,22 @@ def descriptors() -> list[int]:
 
 
 def take(scene: Scene) -> None:
-    with suppress(Busy):
+    with suppress(Busy, TryAgain):
         scene.take(scene.first)
 
 
 def take_pinned(scene: Scene) -> None:
-    with suppress(Busy):
+    with suppress(Busy, TryAgain):
         scene.take_pinned(scene.first)
 
 
 def take_alias(scene: Scene) -> None:
-    with suppress(Busy):
+    with suppress(Busy, TryAgain):
         scene.take(scene.second)
 
 
 def take_alias_pinned(scene: Scene) -> None:
-    with suppress(Busy):
+    with suppress(Busy, TryAgain):
         scene.take_pinned(scene.second)
 
 
@@ -117,7 +117,7 @@ def drop(scene: Scene) -> None:
 
 
 def delete(scene: Scene) -> None:
-    with suppress(Busy):
+    with suppress(Busy, TryAgain):
         delete_file(scene.inodes, str(scene.disk), "disk")
 
 
@@ -183,7 +183,7 @@ def test_no_lock_is_lost_wherever_another_thread_comes_between(
         # As long as a lock is held, nobody else gets a lock on the same file.
         for resource in (scene.first, scene.second):
             if resource.hold is None:
-                with suppress(Busy):
+                with suppress(Busy, TryAgain):
                     scene.take_pinned(resource)
             scene.check()
         scene.end()
