@@ -37,7 +37,7 @@ def test_virtlockd_conf_shows_every_setting_with_its_default(tmp_path: Path) -> 
         Config().admin_max_clients,
     )
     shown, default = (
-        settings_at_start(settings, file, {}, verbose=False, background=False)
+        settings_at_start(settings, file, {}, lambda: None, verbose=False, background=False)
         for settings in (config, Config())
     )
     assert shown == default

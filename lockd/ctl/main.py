@@ -7,6 +7,7 @@ from lockd.client.errors import Busy, ClientError, PermissionDenied, Unavailable
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.parser import commands_for, make_parser, split_command
 from lockd.ctl.terminal import escape_unencodable, print_error
+from lockd.libvirt.addresses import HomeUnknown
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         status = _report(str(error), Exit.NO_PERMISSION)
     except Unavailable as error:
         status = _report(str(error), Exit.NO_DAEMON)
-    except ClientError as error:
+    except (ClientError, HomeUnknown) as error:
         status = _report(str(error), Exit.FAILED)
     except BrokenPipeError:
         # The reader of the output has closed it. Python must not report this again when it flushes at exit.

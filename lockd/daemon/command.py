@@ -3,9 +3,12 @@
 import gc
 import signal
 
+from lockd.linux.descriptors import open_standard_streams
+
 
 def main() -> None:
     """Run the daemon."""
+    open_standard_streams()
     # SIGUSR1 and SIGHUP end a process that does not handle them, and all its locks with it. A second SIGUSR1
     # may arrive right after a live upgrade. The imports take some 80 ms; ignore both signals until the daemon
     # handles them.

@@ -21,6 +21,7 @@ from lockd.daemon.log.settings import LogSettingError, settings_at_start
 from lockd.daemon.start import pidfile
 from lockd.daemon.start.background import go_into_background
 from lockd.daemon.start.config import Config, read_config
+from lockd.daemon.start.directories import make_own_directories
 from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
 from lockd.daemon.tasks import Tasks, go_on
@@ -30,7 +31,8 @@ from lockd.daemon.upgrade.handover import HandOver, own_command
 from lockd.daemon.upgrade.leftovers import claim_orphans
 from lockd.daemon.upgrade.sockets import adopt_listeners, adopt_pid_file
 from lockd.engines.files.inodes import Inodes
-from lockd.libvirt.addresses import Addresses, own_addresses
+from lockd.libvirt.addresses import Addresses, HomeUnknown, own_addresses, own_log_directory
+from lockd.linux.printable import printable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -45,12 +47,11 @@ def main() -> None:
 
     :raises SystemExit: the daemon cannot start; the status is 1, and the message says why.
     """
-    addresses = own_addresses()
-    options = parse_options(sys.argv[1:], addresses)
     try:
-        _run(options, addresses)
-    except Failure as failure:
-        sys.exit(f"virtlockd: {failure}")
+        addresses = own_addresses()
+        _run(parse_options(sys.argv[1:], addresses), addresses)
+    except (Failure, HomeUnknown) as failure:
+        sys.exit(f"virtlockd: {printable(str(failure))}")
 
 
 def _run(options: Options, addresses: Addresses) -> None:
@@ -68,20 +69,32 @@ def _run(options: Options, addresses: Addresses) -> None:
         listeners = adopt_listeners(state, addresses)
     else:
         _open_log(log)
-        if options.daemon:
-            started = go_into_background()
-        _make_directories(addresses, options)
-        pid_file = pidfile.acquire(options.pid_file)
+        background = go_into_background() if options.daemon else None
         try:
-            listeners = _make_listeners(addresses)
-        except Failure:
-            _remove(options.pid_file)
-            raise
+            pid_file, listeners = _begin(options, addresses)
+        except Failure as failure:
+            if background is None:
+                raise
+            background.failed(printable(str(failure)))
+            sys.exit(1)
+        if background is not None:
+            started = background.started
     hand_over = partial(HandOver, command=command, file=addresses.state_file)
     try:
         trio.run(_serve, config, log, inodes, options, listeners, pid_file, state, hand_over, started)
     finally:
         _remove(*listeners.made, options.pid_file)
+
+
+def _begin(options: Options, addresses: Addresses) -> tuple[int, Listeners]:
+    """Take the pid file and the sockets, and return them."""
+    make_own_directories(addresses, options.pid_file)
+    pid_file = pidfile.acquire(options.pid_file)
+    try:
+        return pid_file, _make_listeners(addresses)
+    except Failure:
+        _remove(options.pid_file)
+        raise
 
 
 def _remove(*paths: Path) -> None:
@@ -102,7 +115,12 @@ def _config_and_log(
 
     def log_of(config: Config, environment: Mapping[str, str]) -> Log:
         settings = settings_at_start(
-            config, file, environment, verbose=options.verbose, background=options.daemon
+            config,
+            file,
+            environment,
+            _log_directory,
+            verbose=options.verbose,
+            background=options.daemon,
         )
         return Log(settings, inodes)
 
@@ -169,7 +187,11 @@ async def _handle_signals(
 
 def _make_listeners(addresses: Addresses) -> Listeners:
     """Return the sockets that systemd passed to this process, or make them if it passed none."""
-    handed_over = systemd.activation_sockets(addresses)
+    try:
+        handed_over = systemd.activation_sockets(addresses)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Failure(f"systemd handed over sockets that cannot be used: {reason}") from None
     if handed_over:
         lock = handed_over.get(systemd.LOCK_SOCKET)
         if lock is None:
@@ -184,13 +206,11 @@ def _make_listeners(addresses: Addresses) -> Listeners:
     return Listeners(lock, admin, [addresses.socket, addresses.admin_socket])
 
 
-def _make_directories(addresses: Addresses, options: Options) -> None:
-    mode = 0o755 if os.geteuid() == 0 else 0o700
-    for directory in (addresses.socket.parent, options.pid_file.parent):
-        try:
-            directory.mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise Failure(f"{directory}: cannot be made: {error.strerror}") from None
+def _log_directory() -> Path | None:
+    try:
+        return own_log_directory()
+    except HomeUnknown:
+        return None
 
 
 def _allow_many_descriptors() -> None:

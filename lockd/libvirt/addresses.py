@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class HomeUnknown(Exception):
+    """The user has no home directory, and the environment names no other place for the files.
+
+    The message is one line for the user.
+    """
+
+
 @dataclass(frozen=True)
 class Addresses:
     """The paths of one daemon: that of root or of another user. They are the same as virtlockd's.
@@ -29,7 +36,10 @@ class Addresses:
 
 
 def own_addresses() -> Addresses:
-    """Return the paths for the user that this process runs as."""
+    """Return the paths for the user that this process runs as.
+
+    :raises HomeUnknown: see there.
+    """
     if os.geteuid() == 0:
         return Addresses(
             socket=Path("/run/libvirt/virtlockd-sock"),
@@ -38,14 +48,38 @@ def own_addresses() -> Addresses:
             state_file=Path("/run/virtlockd-restart-exec.json"),
             config_directory=Path("/etc/libvirt"),
         )
-    home = Path.home()
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = (Path(runtime) if runtime else home / ".cache") / "libvirt"
-    config = os.environ.get("XDG_CONFIG_HOME")
+    directory = _base_directory("XDG_RUNTIME_DIR", ".cache") / "libvirt"
     return Addresses(
         socket=directory / "virtlockd-sock",
         admin_socket=directory / "virtlockd-admin-sock",
         pid_file=directory / "virtlockd.pid",
         state_file=directory / "virtlockd-restart-exec.json",
-        config_directory=(Path(config) if config else home / ".config") / "libvirt",
+        config_directory=_base_directory("XDG_CONFIG_HOME", ".config") / "libvirt",
     )
+
+
+def own_log_directory() -> Path:
+    """Return the directory of the log files for the user that this process runs as.
+
+    :raises HomeUnknown: see there.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/log/libvirt")
+    return _base_directory("XDG_CACHE_HOME", ".cache") / "libvirt"
+
+
+def _base_directory(variable: str, below_home: str) -> Path:
+    """Return the directory that an environment variable names, or else a directory below the home directory.
+
+    A relative path is ignored (XDG Base Directory Specification). It would name another directory after the daemon
+    has changed its working directory.
+    """
+    named = os.environ.get(variable, "")
+    if os.path.isabs(named):
+        return Path(named)
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise HomeUnknown(
+            f"user {os.geteuid()} has no home directory; set HOME or {variable} to an absolute path"
+        )
+    return Path(home, below_home)

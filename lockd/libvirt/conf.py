@@ -4,11 +4,23 @@ A value is a number, a text in single or double quotes, or a list of numbers and
 extend over several lines. A ``#`` begins a comment.
 """
 
+import os
 import re
+import stat
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Value: TypeAlias = int | str | list[int | str]
+
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+"""O_NONBLOCK: the file may be replaced by a FIFO just before it is opened, and opening that would wait (fifo(7))."""
+
+_SIZE_MAX: Final = 10 * 1024 * 1024
+_NULL_DEVICE: Final = os.makedev(1, 3)
+"""/dev/null (Documentation/admin-guide/devices.txt of Linux): an empty configuration."""
+
+_NUMBER_MAX: Final = 2**32 - 1
+"""The largest number: the limits of libvirt's daemons are unsigned 32-bit numbers."""
 
 _SPACE = re.compile(r"(?:[ \t\r]|#[^\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:\s|#[^\n]*)*")
@@ -48,19 +60,18 @@ class Conf:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def number(self, key: str, default: int, maximum: int | None = None) -> int:
+    def number(self, key: str, default: int, maximum: int = _NUMBER_MAX) -> int:
         """Return the value of a setting that is a number, 0 or more.
 
         :param key: the key.
         :param default: the value if the key is not set.
-        :param maximum: the largest valid value; None for no limit.
+        :param maximum: the largest valid value.
         :returns: the value.
         :raises ConfError: the value is not a number, or is out of range.
         """
         value, line = self._values.get(key, (default, 0))
-        if not isinstance(value, int) or value < 0 or (maximum is not None and value > maximum):
-            bounds = "0 or more" if maximum is None else f"0 to {maximum}"
-            raise ConfError(f"{key} has to be a number, {bounds}", line, self._path)
+        if not isinstance(value, int) or not 0 <= value <= maximum:
+            raise ConfError(f"{key} has to be a number, 0 to {maximum}", line, self._path)
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:
@@ -99,12 +110,27 @@ def read(path: Path) -> Conf | None:
     :raises ConfError: the file cannot be read, or does not follow the syntax.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        # Looked at before it is opened: opening a device may have an effect.
+        _check(path, os.stat(path))
+        with open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS)) as file:
+            _check(path, os.fstat(file.fileno()))
+            data = file.read(_SIZE_MAX + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfError(f"cannot be read: {error.strerror}", 0, path) from None
+    if len(data) > _SIZE_MAX:
+        raise ConfError(f"has more than {_SIZE_MAX} bytes", 0, path)
+    # Line breaks of other systems count too, as in Python's text files.
+    text = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
     return parse(text, path)
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE
+    if not stat.S_ISREG(status.st_mode) and not is_null:
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
+        raise ConfError(f"cannot be read: it is {what}", 0, path)
 
 
 def parse(text: str, path: Path | None = None) -> Conf:
@@ -125,6 +151,8 @@ class _Parser:
         self._text = text
         self._path = path
         self._position = 0
+        self._line = 1
+        self._line_position = 0
 
     def settings(self) -> dict[str, tuple[Value, int]]:
         values: dict[str, tuple[Value, int]] = {}
@@ -134,7 +162,7 @@ class _Parser:
                 return values
             key = self._take(_KEY, "a setting begins with its name").group()
             self._expect("=", f"'=' is missing after {key}")
-            line = self._line
+            line = self._count_lines()
             values.setdefault(key, (self._value(), line))
             self._skip(_SPACE)
             if self._position < len(self._text) and self._text[self._position] != "\n":
@@ -150,7 +178,10 @@ class _Parser:
         number = _NUMBER.match(self._text, self._position)
         if number is not None:
             self._position = number.end()
-            return int(number.group())
+            try:
+                return int(number.group())
+            except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
+                raise self._error("the number is too large") from None
         text = self._take(_TEXT, "a value is a number, a text in quotes, or a list in brackets")
         return next(part for part in text.groups() if part is not None)
 
@@ -187,9 +218,11 @@ class _Parser:
         if match is not None:
             self._position = match.end()
 
-    @property
-    def _line(self) -> int:
-        return self._text.count("\n", 0, self._position) + 1
+    def _count_lines(self) -> int:
+        """Return the number of the present line. Lines are counted from the last call on: all together, once."""
+        self._line += self._text.count("\n", self._line_position, self._position)
+        self._line_position = self._position
+        return self._line
 
     def _error(self, message: str) -> ConfError:
-        return ConfError(message, self._line, self._path)
+        return ConfError(message, self._count_lines(), self._path)

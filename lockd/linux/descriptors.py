@@ -8,6 +8,26 @@ from typing import Final
 _SYS_PIDFD_GETFD: Final = 438  # <asm-generic/unistd.h>, Linux 5.6; Python has no name for it
 
 
+STANDARD_STREAMS: Final = (0, 1, 2)
+"""The descriptors of standard input, output and error."""
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in place of each standard stream that is closed.
+
+    Otherwise the next file that is opened gets the number of the stream, and what is written to the stream is written
+    into that file.
+
+    :raises OSError: /dev/null cannot be opened.
+    """
+    for stream in STANDARD_STREAMS:
+        try:
+            os.fstat(stream)
+        except OSError:
+            # open(2) returns the lowest number that is free. All lower ones are in use by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def open_descriptors(pid: int | None = None) -> list[int]:
     """Return the numbers of the descriptors that a process has open.
 

@@ -89,3 +89,22 @@ def test_other_shells_know_every_command_and_can_read_the_script(shell: str, tmp
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not there to read the script")
     subprocess.run([shell, "-n", str(script)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_user_without_a_home_directory_is_told_so_in_one_line() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; os.setgid(4000001); os.setuid(4000001); os.execve(sys.argv[1], sys.argv[1:], {})",
+            LOCKCTL,
+            "status",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.FAILED
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lockctl: user 4000001 has no home directory; set HOME or XDG_RUNTIME_DIR")

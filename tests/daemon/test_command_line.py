@@ -64,7 +64,7 @@ def test_wrong_options_are_named(virtlockd: Virtlockd, options: list[str], messa
 def test_a_named_configuration_has_to_be_there(virtlockd: Virtlockd, option: str, tmp_path: Path) -> None:
     path = tmp_path / "missing.conf"
     assert the_line(virtlockd(option, path)).startswith(f"{path}: No such file or directory; ")
-    assert the_line(virtlockd(option, tmp_path)) == f"{tmp_path}: cannot be read: Is a directory"
+    assert the_line(virtlockd(option, tmp_path)) == f"{tmp_path}: cannot be read: it is a directory"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_option_names_another_pid_file(
     else:
         (tmp_path / "file").touch()
         unusable = tmp_path / "file" / "lockd.pid"
-        assert the_line(virtlockd(option, unusable)) == f"{unusable.parent}: cannot be made: File exists"
+        assert the_line(virtlockd(option, unusable)) == f"{unusable.parent}: cannot be made: Not a directory"
         assert the_line(virtlockd(option, tmp_path)) == f"{tmp_path}: cannot be written: Is a directory"
     assert [path for path in run_directory.rglob("*") if not path.is_dir()] == []
 

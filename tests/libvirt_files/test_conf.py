@@ -1,10 +1,15 @@
 """The syntax of virtlockd.conf and qemu-lockd.conf."""
 
+import os
+import re
+import socket
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockd.libvirt.conf import ConfError, Value, parse
+from lockd.libvirt.conf import ConfError, Value, parse, read
 
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True)
 line_of_text = st.text(st.characters(exclude_characters='"\n', exclude_categories=["Cs"]), max_size=20)
@@ -53,7 +58,7 @@ def test_settings_are_read_as_they_were_written(
         else:
             with pytest.raises(ConfError, match=f"{key} has to be a text"):
                 conf.text(key)
-        if isinstance(value, int) and value >= 0:
+        if isinstance(value, int) and 0 <= value < 2**32:
             assert conf.number(key, 5) == value
         else:
             with pytest.raises(ConfError, match=f"{key} has to be a number"):
@@ -117,3 +122,65 @@ def test_an_error_says_where_and_what(text: str, line: int, message: str) -> Non
         parse(text)
     assert caught.value.line == line
     assert message in str(caught.value)
+
+
+def test_a_number_has_32_bits_and_not_more_digits_than_python_reads() -> None:
+    assert parse("max = 4294967295").number("max", 0) == 2**32 - 1
+    with pytest.raises(ConfError, match="max has to be a number, 0 to 4294967295"):
+        parse("max = 4294967296").number("max", 0)
+    with pytest.raises(ConfError, match="the number is too large"):
+        parse(f"max = {'9' * 5000}")
+
+
+def test_lines_are_counted_once() -> None:
+    """A file of the largest size has 2.5 million lines. Counting from its start each time would take hours."""
+    count = 300_000
+    with pytest.raises(ConfError) as caught:
+        parse("a=1\n" * count + "b")
+    assert caught.value.line == count + 1
+
+
+# Files that are none
+
+
+@pytest.fixture(params=["FIFO", "directory", "device", "socket"])
+def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "conf"
+    match request.param:
+        case "FIFO":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(path))
+    return path
+
+
+def test_nothing_but_an_ordinary_file_is_read(no_file: Path) -> None:
+    with pytest.raises(ConfError, match=re.escape(f"{no_file}: cannot be read: it is ")):
+        read(no_file)
+
+
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(ConfError, match=re.escape(f"{path}: has more than 10485760 bytes")):
+        read(path)
+
+
+def test_the_null_device_is_an_empty_configuration() -> None:
+    conf = read(Path(os.devnull))
+    assert conf is not None
+    assert "max_clients" not in conf
+
+
+def test_bytes_that_are_not_utf_8_and_line_ends_of_other_systems_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.write_bytes(b'a = "\xff"\r\nb = 1\r\n')
+    conf = read(path)
+    assert conf is not None
+    assert (conf.text("a"), conf.number("b", 0)) == ("\udcff", 1)

@@ -186,7 +186,13 @@ def _level(text: str) -> Level | None:
 
 
 def settings_at_start(
-    config: Config, config_file: Path, environment: Mapping[str, str], *, verbose: bool, background: bool
+    config: Config,
+    config_file: Path,
+    environment: Mapping[str, str],
+    log_directory: Callable[[], Path | None],
+    *,
+    verbose: bool,
+    background: bool,
 ) -> LogSettings:
     """Return the settings of the log at the start of the daemon.
 
@@ -195,6 +201,7 @@ def settings_at_start(
     :param config: the configuration.
     :param config_file: the path of the configuration file, for error messages.
     :param environment: the environment variables.
+    :param log_directory: returns the directory of the default log file, or None if there is none.
     :param verbose: whether at least informational messages are logged.
     :param background: whether the daemon goes into the background.
     :returns: the settings.
@@ -220,7 +227,7 @@ def settings_at_start(
         ("LIBVIRT_LOG_OUTPUTS", environment.get("LIBVIRT_LOG_OUTPUTS")),
         (f"{config_file}: log_outputs", config.log_outputs),
     )
-    default_output = _default_output(level, environment, background=background)
+    default_output = _default_output(level, log_directory, background=background)
     return LogSettings(level, filters or [], outputs or [default_output], default_output)
 
 
@@ -247,18 +254,20 @@ def _named_level(text: str) -> Level:
     raise LogSettingError(f"'{text}' is no level: 1 debug, 2 information, 3 warnings, 4 errors")
 
 
-def _default_output(level: Level, environment: Mapping[str, str], *, background: bool) -> Output:
+def _default_output(level: Level, log_directory: Callable[[], Path | None], *, background: bool) -> Output:
     """Return the output that is used if none is set.
 
     It is standard error for a daemon in the foreground of a terminal, otherwise the journal. On a host
-    without a journal, it is a file for a daemon in the background, otherwise standard error.
+    without a journal, it is a file for a daemon in the background, if there is a directory for it, otherwise standard
+    error.
     """
     if (background or not _on_terminal()) and Path(JOURNAL_SOCKET).exists():
         # The journal limits the rate of messages (RateLimitBurst= in journald.conf(5)). If debug messages
         # used up that limit, the journal would drop more important ones.
         return Output(max(level, Level.INFO), "journald")
-    if background:
-        return Output(level, "file", str(_log_directory(environment) / "virtlockd.log"))
+    directory = log_directory() if background else None
+    if directory is not None:
+        return Output(level, "file", str(directory / "virtlockd.log"))
     return Output(level, "stderr")
 
 
@@ -267,10 +276,3 @@ def _on_terminal() -> bool:
         return os.isatty(sys.__stdin__.fileno()) if sys.__stdin__ else False
     except (OSError, ValueError):
         return False
-
-
-def _log_directory(environment: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
-        return Path("/var/log/libvirt")
-    cache = environment.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "libvirt"

@@ -12,11 +12,11 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Protocol
 
 from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
 from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.linux.directories import make_directories
 from lockd.linux.printable import printable
 
 _SYSLOG_SOCKET: Final = "/dev/log"
@@ -25,6 +25,9 @@ _PRIORITIES: Final = {Level.DEBUG: 7, Level.INFO: 6, Level.WARNING: 4, Level.ERR
 """The priorities of syslog(3). The journal uses the same numbers."""
 
 _STDERR: Final = 2
+_DIRECTORY_MODE: Final = 0o700
+"""The mode of a directory that is made for the default log file. The file is for its owner only, too."""
+
 _LENGTH = struct.Struct("<Q")
 
 
@@ -175,7 +178,7 @@ class LogFile:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
         if make_directory:
             with suppress(OSError):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                make_directories(os.path.dirname(path), _DIRECTORY_MODE)
         try:
             return cls(inodes.open_pinned(path, flags, None, lockable=False))
         except Claimed as claimed:

@@ -81,7 +81,10 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
 
 def _path(text: str) -> Path:
     # A daemon in the background has another working directory than the process that started it.
-    return Path(text).absolute()
+    try:
+        return Path(text).absolute()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"'{text}': the working directory: {error.strerror}") from None
 
 
 def _seconds(text: str) -> int:

@@ -3,16 +3,26 @@
 The daemon locks the file, so that a second daemon refuses to start.
 """
 
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import Final
 
 from lockd.daemon.failure import Failure
 from lockd.linux.file_identity import identity_of
 from lockd.linux.record_locks import lock_exclusive
 
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_SHOWN: Final = 20
+"""How many characters of a pid file a message shows at most. The file may contain anything."""
+
 
 def acquire(path: Path) -> int:
     """Lock the pid file, and write the pid of this process into it.
+
+    A link is not followed: the file that it leads to would be overwritten. For the same reason, the file has to
+    be an ordinary one of this user, without a second name.
 
     :param path: the pid file. It is created if it does not exist.
     :returns: the descriptor of the file. It has to stay open as long as the daemon runs: closing it ends the
@@ -22,12 +32,13 @@ def acquire(path: Path) -> int:
     try:
         while True:
             # Nothing else in this process has the file open yet. So closing it ends no lock (Invariant 1).
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(path, _FLAGS, 0o644)
             try:
+                _check(path, os.fstat(fd))
                 lock_exclusive(fd)
                 # A daemon that ends removes the file before it releases the lock. So the locked file may no
                 # longer be the one at this path.
-                if path.exists() and identity_of(path.stat()) == identity_of(os.fstat(fd)):
+                if _is_at(path, fd):
                     write(fd)
                     return fd
             except BaseException:
@@ -39,7 +50,26 @@ def acquire(path: Path) -> int:
             raise Failure(f"{path}: cannot be written: {error.strerror}") from None
         raise Failure(f"{path}: another daemon is running (pid {_holder(path)}); stop that first") from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Failure(f"{path}: is a symbolic link; remove it, or choose another --pid-file") from None
         raise Failure(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    """Check that nothing is lost if the file is overwritten."""
+    if not stat.S_ISREG(status.st_mode):
+        raise Failure(f"{path}: is no ordinary file; choose another --pid-file")
+    if status.st_uid != os.geteuid():
+        raise Failure(f"{path}: belongs to user {status.st_uid}; remove it, or choose another --pid-file")
+    if status.st_nlink > 1:
+        raise Failure(f"{path}: has another name too (a hard link); remove it, or choose another --pid-file")
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return identity_of(path.lstat()) == identity_of(os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def write(fd: int) -> None:
@@ -53,6 +83,7 @@ def write(fd: int) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(_SHOWN).strip() or "unknown"
     except OSError:
         return "unknown"

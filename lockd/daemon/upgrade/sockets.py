@@ -59,7 +59,7 @@ def adopt_pid_file(state: dict[str, Any], path: Path) -> int | None:
     :param path: the path of the pid file.
     :returns: the descriptor of the file, which has to stay open; None if the file cannot be locked again.
     """
-    with suppress(OSError, LookupError, TypeError, AttributeError):
+    with suppress(OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
         fd: int = state["lockd"]["pid_file"]
         os.set_inheritable(fd, False)
         return fd

@@ -9,10 +9,16 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lockd.daemon.failure import Failure
 from lockd.linux.processes import own_identity
+
+_SIZE_MAX: Final = 2**30
+"""The size of the largest state file that is read, in bytes: that of some three million locks."""
+
+
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> None:
@@ -22,12 +28,16 @@ def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> Non
 
     :param path: the path of the state file.
     :param state: the state, as a JSON object.
-    :param size_max: how many bytes the next program can read; None for any number.
+    :param size_max: how many bytes the next program can read; None for lockd's own limit.
     :raises Failure: the state is too large, or cannot be written. The draft is removed.
     """
     text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
-    data = text.encode("utf-8", "surrogateescape")
-    if size_max is not None and len(data) > size_max:
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Failure(f"the state has text that cannot be encoded: {error.reason}") from None
+    size_max = size_max or _SIZE_MAX
+    if len(data) > size_max:
         raise Failure(f"the state has {len(data)} bytes; the next program can read {size_max} at most")
     draft = path.with_name(f"{path.name}.new")
     try:
@@ -49,24 +59,24 @@ def take(path: Path) -> dict[str, Any] | None:
     """Read the state that an earlier program in this process wrote, and remove the file.
 
     POSIX locks and descriptors belong to a process, so the state is useful only to the process that wrote it.
-    A file of another process or another user is not used, nor is a symbolic link.
+    A file of another process or another user is not used, nor is a symbolic link. Whatever else is found there
+    does not hinder the start of the daemon.
 
     :param path: the path of the state file.
     :returns: the state, or None if there is no state of this process.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return None
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        os.close(fd)
-        return None
-    with open(fd, "rb") as file:
-        data = file.read()
-    try:
+        with open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS)) as file:
+            status = os.fstat(file.fileno())
+            if (
+                not stat.S_ISREG(status.st_mode)
+                or status.st_uid != os.geteuid()
+                or status.st_size > _SIZE_MAX
+            ):
+                return None
+            data = file.read(_SIZE_MAX)
         state = json.loads(data.decode("utf-8", "surrogateescape"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError, MemoryError):
         return None
     if not isinstance(state, dict) or not _is_own(state):
         return None
@@ -92,7 +102,7 @@ def _is_own(state: dict[str, Any]) -> bool:
             for service in server["services"]
             for entry in service["socks"]
         )
-    except (OSError, LookupError, TypeError, AttributeError):
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return False
 
 

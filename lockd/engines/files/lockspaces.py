@@ -1,11 +1,10 @@
 """Lockspaces as directories: the paths of resources, and the files and directories that are made for them."""
 
-import errno
 import os
-from contextlib import suppress
 
 from lockd.engines.files.file_lock import claim_refused, opening_failed
 from lockd.engines.files.inodes import Claimed, Inodes
+from lockd.linux.directories import make_directories
 from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT
 
@@ -48,27 +47,9 @@ def make_lockspace_directory(path: str) -> None:
             if not os.path.isdir(path):
                 raise NotADirectory(path)
         else:
-            _make_directories(path)
+            make_directories(path, 0o700)
     except OSError as error:
         raise SystemCallFailed(f"Unable to create lockspace {path}", error) from None
-
-
-def _make_directories(path: str) -> None:
-    """Make a directory and its parents, all with mode 0700, where they are missing.
-
-    ``os.makedirs`` gives its mode to the last one alone, and calls itself for each parent: a long path exhausts the
-    stack.
-    """
-    end = path.find("/", 1)
-    while end > 0:
-        with suppress(FileExistsError):
-            os.mkdir(path[:end], 0o700)
-        end = path.find("/", end + 1)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
 
 
 def create_file(inodes: Inodes, path: str) -> None:
