@@ -280,6 +280,10 @@ class Host:
         """Return the logs of libvirtd and the lock daemon."""
         return "".join(f"--- {log.name}\n{log.read_text()}" for log in sorted(self.directory.glob("*.log")))
 
+    def lock_daemon_log(self) -> str:
+        """Return the log of the lock daemon."""
+        return (self.directory / "virtlockd.log").read_text()
+
     def _write_configuration(self) -> None:
         def write(name: str, text: str) -> None:
             path = self.configuration / name

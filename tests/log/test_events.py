@@ -1,12 +1,15 @@
 """What the log says of an owner."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from lockd.daemon import events
 from lockd.locks.engine import Engine
 from lockd.locks.resource import DIRECT, Resource
+from tests.private_daemon import private_daemon
+from tests.raw_client import NOBODY, SHARED, RawClient
 
 
 def test_an_owner_of_whom_only_the_pid_is_known_is_named_by_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -15,3 +18,30 @@ def test_an_owner_of_whom_only_the_pid_is_known_is_named_by_it(caplog: pytest.Lo
     with caplog.at_level(logging.INFO, logger="lockd.daemon.events"):
         events.taken_over(disk, 4711, None)
     assert [record.getMessage() for record in caplog.records] == ["pid 4711 keeps /disk"]
+
+
+def test_a_repeated_release_is_answered_as_an_error_and_not_logged_as_one(tmp_path: Path) -> None:
+    """libvirt releases twice at each suspend, save and migration, on connections of its own."""
+    disk, other, common = (tmp_path / name for name in ("disk", "other", "common"))
+    for file in (disk, other, common):
+        file.touch()
+    not_locked = f"resource busy: Lockspace resource '{disk}' is not locked"
+    with private_daemon(tmp_path / "daemon") as daemon:
+        with RawClient(daemon) as client, RawClient(daemon, NOBODY + 1) as sharer:
+            assert client.acquire(disk) is None
+            assert client.acquire(common, flags=SHARED) is None
+            assert sharer.acquire(common, flags=SHARED) is None
+            for name in (disk, common):
+                with RawClient(daemon) as libvirtd:
+                    assert libvirtd.release(name) is None
+                    assert libvirtd.release(name) is not None
+            with RawClient(daemon) as libvirtd:
+                assert libvirtd.release(disk) == not_locked
+            assert "error" not in daemon.log.read_text()
+            # It is an error if this owner has not released it, and who knows where its lock is.
+            assert sharer.release(disk) == not_locked
+            assert client.release(other) is not None
+            log = daemon.log.read_text()
+        assert log.count("error") == 2
+        assert f"'{disk}' is not locked" in log
+        assert f"'{other}' is not locked" in log

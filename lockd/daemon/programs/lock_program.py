@@ -1,6 +1,8 @@
 """The lock program: clients call it to register owners, and to acquire and release locks."""
 
+import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
@@ -17,7 +19,7 @@ from lockd.daemon.programs.replies import lock_error_reply
 from lockd.daemon.server import Handler, ProgramKey, error_reply, refuse
 from lockd.daemon.session import LATER, Reply, Session
 from lockd.daemon.tasks import Tasks
-from lockd.locks.errors import Busy, LockError
+from lockd.locks.errors import Busy, LockError, NotHeld, NotOwner
 from lockd.locks.table import LockTable
 from lockd.wire import lock
 from lockd.wire.errors import (
@@ -41,7 +43,13 @@ _RESTRICTED = operation_denied("lock manager connection has been restricted")
 _UNREGISTERED = operation_invalid("lock owner details have not been registered")
 
 
+_RELEASES_REMEMBERED: Final = 1024
+"""How many releases are remembered, to know a repeated one. A guest has a few disks, and the second release of a
+disk follows the first one at once."""
+
 _clock: Final = perf_counter_ns
+
+_logger = logging.getLogger(__name__)
 
 _Procedure: TypeAlias = Callable[[Session, bytes], Continuation | None]
 """Carries out one call. Returns None if that is done, otherwise the continuation, which has to be awaited."""
@@ -78,6 +86,7 @@ class LockProgram:
         self._explain = explain
         self.tasks = tasks
         self._counters = counters
+        self._released: deque[tuple[str, str, int]] = deque(maxlen=_RELEASES_REMEMBERED)
         procedures: dict[int, _Procedure] = {
             Procedure.REGISTER: self._register,
             Procedure.RESTRICT: self._restrict,
@@ -104,6 +113,9 @@ class LockProgram:
             case LockError():
                 message = self._message(error)
                 reply = lock_error_reply(error, message)
+                if self._is_repeated_release(session, call, error):
+                    _logger.debug("client %d releases again what it has released: %s", session.id, message)
+                    return error_reply(call, reply)
                 if call.procedure != Procedure.ACQUIRE_RESOURCE or session.owner is None:
                     return refuse(session, call, reply)
                 if isinstance(error, Busy):
@@ -116,6 +128,16 @@ class LockProgram:
             case Refused(reply=reply):
                 return refuse(session, call, reply)
         return refuse(session, call, rpc_error("Unable to decode message payload"))
+
+    def _is_repeated_release(self, session: Session, call: Frame, error: LockError) -> bool:
+        """Return whether an owner releases again what it has just released: no error, though it is answered as one.
+
+        libvirt does so at each suspend, save and migration (measured).
+        """
+        if call.procedure != Procedure.RELEASE_RESOURCE or not isinstance(error, (NotHeld, NotOwner)):
+            return False
+        lockspace, name, _ = lock.decode_resource(call.payload)
+        return session.owner is not None and (lockspace, name, session.owner.pid) in self._released
 
     def _message(self, error: LockError) -> str:
         if isinstance(error, Busy):
@@ -188,7 +210,10 @@ class LockProgram:
         lockspace, name, flags = lock.decode_resource(payload)
         if flags:
             raise Refused(unsupported_flags(flags, _FUNCTIONS[Procedure.RELEASE_RESOURCE]))
-        return self._locker.release(lockspace, name, _owner_pid(session))
+        pid = _owner_pid(session)
+        rest = self._locker.release(lockspace, name, pid)
+        self._released.append((lockspace, name, pid))
+        return rest
 
 
 class _ProcedureHandler(Handler):
