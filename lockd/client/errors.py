@@ -106,6 +106,14 @@ class UnknownProgram(Refused):
     """The daemon does not have the called program: it is virtlockd, or an older lockd."""
 
 
+class UnknownProcedure(Refused):
+    """The daemon does not have the called procedure: it is older."""
+
+
+class IncompatibleDaemon(ClientError):
+    """The daemon's answer lacks something: it is of another version."""
+
+
 def refusal(reply: ErrorReply) -> Refused:
     """Return the exception for an error reply.
 
@@ -133,5 +141,6 @@ _KINDS: Final[list[tuple[int, str, type[Refused]]]] = [
     (ErrorCode.INTERNAL_ERROR, "does not exist", UnknownLockspace),
     (ErrorCode.INTERNAL_ERROR, "already exists", LockspaceExists),
     (ErrorCode.RPC, "Cannot find program", UnknownProgram),
+    (ErrorCode.RPC, "unknown procedure", UnknownProcedure),
 ]
 """The code, a part of the message, and the exception. The first entry that matches a reply is used."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from lockd.client.errors import ConnectionLost
+from lockd import __version__
+from lockd.client.errors import ConnectionLost, IncompatibleDaemon, UnknownProcedure
 from lockd.client.protocol import Call, Protocol
 from lockd.client.stream import BlockingStream
 from lockd.libvirt.addresses import own_addresses
@@ -16,11 +17,28 @@ _TIMEOUT: Final = 10.0
 stopped or hangs."""
 
 
+class Answer(dict[str, Any]):
+    """An object in a daemon's answer. A daemon of another version may lack a key of it."""
+
+    def __missing__(self, key: str) -> Any:
+        """Report a key that is not there.
+
+        :param key: the key.
+        :returns: never.
+        :raises IncompatibleDaemon: always.
+        """
+        raise IncompatibleDaemon(
+            f"the daemon does not tell '{key}': it is of another version than lockctl ({__version__}); "
+            "after an update, reload it (systemctl reload virtlockd)"
+        )
+
+
 class StatusConnection:
     """Queries a daemon. The daemon's ``status_program`` defines the keys of the documents that are returned.
 
     As a context manager, it is closed at the end of the block. The methods raise ``UnknownProgram`` if the
-    daemon is virtlockd, and ``ConnectionLost`` if it does not answer.
+    daemon is virtlockd, and ``ConnectionLost`` if it does not answer. A look-up in an answer raises
+    ``IncompatibleDaemon`` if the daemon, of another version, does not tell what is looked up.
 
     :param stream: the connected stream. It is closed at the end of the block.
     """
@@ -62,10 +80,40 @@ class StatusConnection:
         :yields: the document of a lock.
         :raises UnknownProgram: the daemon is virtlockd.
         """
-        after: int | None = 0
+        latest: dict[str, Any] | None = None
+        after: Any = 0
         while after is not None:
-            page = self._ask(Procedure.LOCKS, {"after": after})
-            yield from page["locks"]
+            page = self._ask(Procedure.LOCKS, {"after": after, "owners": "apart"})
+            for lock in page["locks"]:
+                if "owners" in page:  # an older daemon describes the owners with each lock
+                    lock["owners"] = [
+                        Answer(page["owners"][str(owner["pid"])], **owner) for owner in lock["owners"]
+                    ]
+                if latest is not None and latest["number"] == lock["number"]:
+                    # The rest of its owners, for which the page before had no room.
+                    latest["owners"] += lock["owners"]
+                    continue
+                if latest is not None:
+                    yield latest
+                latest = lock
+            after = page["next"]
+        if latest is not None:
+            yield latest
+
+    def lockspaces(self) -> Iterator[str]:
+        """Iterate over the paths of all lockspaces, in the order in which they were made.
+
+        :yields: the path; the direct lockspace is left out.
+        :raises UnknownProgram: the daemon is virtlockd.
+        """
+        after: Any = 0
+        while after is not None:
+            try:
+                page = self._ask(Procedure.LOCKSPACES, {"after": after})
+            except UnknownProcedure:
+                yield from self.daemon()["lockspaces"]
+                return
+            yield from page["lockspaces"]
             after = page["next"]
 
     def find(self, lockspace: str, name: str) -> dict[str, Any] | None:
@@ -75,10 +123,7 @@ class StatusConnection:
         :param name: the name of the resource in the lockspace.
         :returns: the document of the lock, or None if nobody holds it.
         """
-        lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"lockspace": lockspace, "resource": name})[
-            "lock"
-        ]
-        return lock
+        return self._find({"lockspace": lockspace, "resource": name})
 
     def find_file(self, device: int, inode: int) -> dict[str, Any] | None:
         """Return the lock on a file, no matter by which name the file was locked.
@@ -88,7 +133,18 @@ class StatusConnection:
         :param inode: the inode number; -1 for a block device.
         :returns: the document of the lock, or None if nobody holds it.
         """
-        lock: dict[str, Any] | None = self._ask(Procedure.FIND, {"device": device, "inode": inode})["lock"]
+        return self._find({"device": device, "inode": inode})
+
+    def _find(self, question: dict[str, Any]) -> dict[str, Any] | None:
+        answer = self._ask(Procedure.FIND, question)
+        lock: dict[str, Any] | None = answer["lock"]
+        # An older daemon tells of all owners at once, and has no "next".
+        while lock is not None and answer.get("next") is not None:
+            answer = self._ask(Procedure.FIND, {**question, "after": answer["next"]})
+            rest = answer["lock"]
+            if rest is None or rest["number"] != lock["number"]:
+                break  # it was released in the meantime
+            lock["owners"] += rest["owners"]
         return lock
 
     def release(self, lockspace: str, name: str) -> list[int]:
@@ -107,6 +163,6 @@ class StatusConnection:
     def _ask(self, procedure: Procedure, question: dict[str, Any]) -> dict[str, Any]:
         reply = self._stream.call(Call(procedure, encode_document(question)))
         try:
-            return decode_document(reply)
+            return decode_document(reply, Answer)
         except ValueError as error:
             raise ConnectionLost(f"the daemon sent a status that cannot be read: {error}") from None

@@ -50,14 +50,15 @@ def run(_options: argparse.Namespace) -> Exit:
     with StatusConnection.connect() as connection:
         daemon = connection.daemon()
         held = Counter((lock["lockspace"], lock["mode"]) for lock in connection.locks())
+        lockspaces = ["", *connection.lockspaces()]
     # The format is UTF-8 in every locale.
     terminal.escape_unencodable(sys.stdout, encoding="utf-8")
-    for line in _lines(daemon, held):
+    for line in _lines(daemon, lockspaces, held):
         print(line)
     return Exit.DONE
 
 
-def _lines(daemon: dict[str, Any], held: Counter[tuple[str, str]]) -> Iterator[str]:
+def _lines(daemon: dict[str, Any], lockspaces: list[str], held: Counter[tuple[str, str]]) -> Iterator[str]:
     counters = daemon["counters"]
     # OpenMetrics has the types info and unknown, which the textfile collector does not know.
     yield from _family(
@@ -69,7 +70,7 @@ def _lines(daemon: dict[str, Any], held: Counter[tuple[str, str]]) -> Iterator[s
         "Locks by lockspace and mode; the lockspace is empty for disks that are locked themselves.",
         [
             ("", {"lockspace": space, "mode": mode}, held[space, mode])
-            for space in ("", *daemon["lockspaces"])
+            for space in lockspaces
             for mode in ("exclusive", "shared")
         ],
     )

@@ -44,6 +44,9 @@ _WITHOUT_MEMORY: Final = frozenset((errno.ENOMEM, errno.ENOBUFS))
 
 _FAULTS_PER_SECOND: Final = 5
 
+_OUTPUT_BYTES: Final = 256 * 1024
+"""No further call is answered before replies of this size are sent: a page of a list may be as long."""
+
 _read: Final = os.read
 _write: Final = os.write
 
@@ -229,7 +232,7 @@ class Session(Flushable):
     def _serve(self, call: Frame | None) -> None:
         """Answer a call and the calls that arrived behind it, ``_CALLS_PER_TURN`` at most.
 
-        The replies are sent at the end of the turn. Sending a reply wakes the client, which costs more than
+        Fewer are answered if their replies are long. The replies are sent at the end of the turn. Sending a reply wakes the client, which costs more than
         the rest of the call. If many clients are woken at the same time, most of them have sent their next
         call when the reactor polls again.
         """
@@ -253,7 +256,7 @@ class Session(Flushable):
             if self.reader.is_empty or self._state is _CLOSED:
                 break
             served += 1
-            if served == _CALLS_PER_TURN:
+            if served == _CALLS_PER_TURN or len(self._output) >= _OUTPUT_BYTES:
                 self._change(SessionEvent.TURN_USED_UP)
                 self._reactor.again(self._serve_on)
                 return

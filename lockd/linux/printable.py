@@ -15,7 +15,10 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+    # A name of 64 KiB has few different characters.
+    return text.translate(
+        {ord(character): _escaped(character) for character in set(text) if not character.isprintable()}
+    )
 
 
 def _escaped(character: str) -> str:

@@ -2,10 +2,12 @@
 
 Its procedures change nothing, except RELEASE. libvirt's clients do not know the program. Its arguments and
 results are JSON in one XDR string. So a newer daemon can add keys, and an older ``lockctl`` ignores them.
-Locks are listed in pages, so that a long list does not delay other clients (Invariant 3).
+Lists come in pages, so that a long one does not delay other clients (Invariant 3). A page is bounded by its bytes and
+not by its entries alone: an owner's name may have 64 KiB.
 """
 
 import json
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -23,15 +25,20 @@ DOCUMENT_MAX = 16 * 1024 * 1024
 class Procedure(IntEnum):
     """The procedures of the status program. Each takes one document and returns one.
 
-    LOCKS lists one page of the locks: those after the one with the number ``after``. DAEMON describes the
-    daemon. RELEASE ends the holdings of owners that have ended, on one resource. FIND returns the lock on a
-    resource (``lockspace``, ``resource``) or on a file (``device``, ``inode``).
+    LOCKS lists one page of the locks. DAEMON describes the daemon. RELEASE ends the holdings of owners that have
+    ended, on one resource. FIND returns the lock on a resource (``lockspace``, ``resource``) or on a file
+    (``device``, ``inode``). LOCKSPACES lists one page of the lockspaces.
+
+    A list begins behind ``after`` in the question; ``next`` in the answer is the ``after`` of the next page, whatever
+    its type is. A daemon that is older than LOCKSPACES has the lockspaces in its answer to DAEMON, and all owners in
+    that to FIND.
     """
 
     LOCKS = 1
     DAEMON = 2
     RELEASE = 3
     FIND = 4
+    LOCKSPACES = 5
 
 
 def encode_document(document: dict[str, Any]) -> bytes:
@@ -48,20 +55,23 @@ def encode_document(document: dict[str, Any]) -> bytes:
     return encoder.payload()
 
 
-def decode_document(payload: bytes) -> dict[str, Any]:
+def decode_document(
+    payload: bytes, make_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Decode a document.
 
     JSON's escapes can name characters that no name has, such as half of a surrogate pair. They could not be
     sent on or logged. A document that has any is refused here, before anything is done with it.
 
     :param payload: the payload of a call or a reply.
+    :param make_object: makes the object that the document has in the place of a dict; None for the dict itself.
     :returns: the document.
     :raises ValueError: the payload does not hold a document (``DecodeError``, ``JSONDecodeError``), or a string in
         it is not a name (``UnicodeEncodeError``).
     """
     try:
         source = Decoder(payload).string(DOCUMENT_MAX)
-        document = json.loads(source)
+        document = json.loads(source, object_hook=make_object)
         if "\\u" in source:
             raw(json.dumps(document, ensure_ascii=False))
     except RecursionError:

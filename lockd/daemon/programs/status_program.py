@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from heapq import nsmallest
+from itertools import islice
 from time import time
 from typing import Any, Final, TypeAlias
 
@@ -29,9 +30,46 @@ from lockd.wire.status import Procedure, decode_document, encode_document
 _PAGE_LOCKS: Final = 200
 """How many locks one reply has at most. Such a reply takes about 1 ms of the reactor's time."""
 
+_PAGE_BYTES: Final = 512 * 1024
+"""A reply gets no further entry once it may have this many bytes. Lists of ordinary names do not come to it. But a
+name may have 64 KiB, and any number of locks and owners may have such names."""
+
+_LOCK_BYTES: Final = 400
+_OWNER_BYTES: Final = 250
+_SHARE_BYTES: Final = 40
+"""About how many bytes of JSON a lock, an owner, and an owner's share in a lock have beside their texts."""
+
+_ESCAPED_BYTES: Final = 6
+"""The most bytes that JSON takes for a character of a name: six for a control character."""
+
 
 _Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 """Carries out one call: takes the document of the question, and returns the document of the answer."""
+
+
+class _Page:
+    """The part of a list that one reply carries.
+
+    :param connections: the numbers of the connections that owners made themselves, by the owners' pids.
+    :param owners_apart: whether to describe each owner once, apart from the locks.
+    :ivar locks: the locks of the page.
+    :ivar owners: the owners that are described apart, by their pids.
+    """
+
+    def __init__(self, connections: dict[int, int], *, owners_apart: bool) -> None:
+        self.connections = connections
+        self.locks: list[dict[str, Any]] = []
+        self.owners: dict[int, dict[str, Any]] | None = {} if owners_apart else None
+        self._bytes = 0
+
+    def count(self, size: int, *texts: str | None) -> None:
+        """Count an entry of ``size`` bytes and some texts. Its true size may be less."""
+        self._bytes += size + _ESCAPED_BYTES * sum(len(text) for text in texts if text is not None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reply gets no further entry."""
+        return self._bytes >= _PAGE_BYTES
 
 
 class StatusProgram:
@@ -76,6 +114,7 @@ class StatusProgram:
             Procedure.DAEMON: self._about,
             Procedure.RELEASE: self._release,
             Procedure.FIND: self._find,
+            Procedure.LOCKSPACES: self._lockspaces,
         }
         self.handlers = {
             number: FunctionHandler(partial(self._answer, procedure))
@@ -100,32 +139,64 @@ class StatusProgram:
             "clients": len(self._lock_server.sessions),
             "max_clients": self._lock_server.limits.max_clients,
             "locks": len(self._table),
-            "lockspaces": self._table.lockspaces,
+            # For a lockctl that is older than LOCKSPACES.
+            "lockspaces": self._lockspaces({})["lockspaces"],
             "counters": self._counters.describe(),
         }
+
+    def _lockspaces(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return one page of the lockspaces, without the first ``after`` ones. See ``_locks`` for ``next``."""
+        match question:
+            case {"after": int(after)} if after >= 0:
+                pass
+            case {"after": _}:
+                raise Refused(invalid_argument("after has to be a number"))
+            case _:
+                after = 0
+        page = _Page({}, owners_apart=False)
+        listed: list[str] = []
+        # A lockspace is never removed, so the places stay the same.
+        for path in islice(self._table.lockspaces, after, None):
+            if page.is_full:
+                return {"lockspaces": listed, "next": after + len(listed)}
+            page.count(0, path)
+            listed.append(path)
+        return {"lockspaces": listed, "next": None}
 
     def _locks(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return one page of the locks, in the order of their numbers.
 
-        The page begins after the lock with the number ``after``. ``next`` in the answer is the number with
-        which to ask for the next page, or None if this page is the last one.
+        The page begins after the lock with the number ``after``. If ``after`` is a pair, the page begins with
+        that lock, and without as many of its owners as the second number says. ``next`` in the answer is what to
+        ask for the next page with, or None if this page is the last one. If ``owners`` is "apart" in the
+        question, the answer describes each owner once, in ``owners``, by its pid.
         """
-        after = question.get("after", 0)
-        if not isinstance(after, int):
-            raise Refused(invalid_argument("after has to be a number"))
-        page = nsmallest(
-            _PAGE_LOCKS, (resource.number for resource in self._table if resource.number > after)
+        match question.get("after", 0):
+            case int(number):
+                begun = 0
+            case [int(number), int(begun)] if begun >= 0:
+                pass
+            case _:
+                raise Refused(invalid_argument("after has to be a number, or two"))
+        first = number if begun else number + 1
+        numbers = nsmallest(
+            _PAGE_LOCKS, (resource.number for resource in self._table if resource.number >= first)
         )
-        last = page[-1] if page else 0
-        resources = [resource for resource in self._table if after < resource.number <= last]
+        last = numbers[-1] if numbers else 0
+        resources = [resource for resource in self._table if first <= resource.number <= last]
         resources.sort(key=lambda resource: resource.number)
-        connections = self._connections()
-        return {
-            "locks": [self._lock(resource, connections) for resource in resources],
-            "next": last if len(page) == _PAGE_LOCKS else None,
-        }
+        page = _Page(self._connections(), owners_apart=question.get("owners") == "apart")
+        following: int | list[int] | None = last if len(numbers) == _PAGE_LOCKS else None
+        for resource in resources:
+            ended = self._add_lock(page, resource, begun if resource.number == number else 0)
+            if ended is not None or page.is_full:
+                following = resource.number if ended is None else [resource.number, ended]
+                break
+        answer: dict[str, Any] = {"locks": page.locks, "next": following}
+        return answer if page.owners is None else {**answer, "owners": page.owners}
 
     def _find(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return a lock. If not all of its owners are listed, ``next`` is what to ask for the others with."""
         match question:
             case {"lockspace": str(lockspace), "resource": str(name)}:
                 resource = self._resource(lockspace, name)
@@ -134,7 +205,14 @@ class StatusProgram:
                 resource = holder if isinstance(holder, Resource) else None
             case _:
                 raise Refused(invalid_argument("lockspace and resource, or device and inode are needed"))
-        return {"lock": None if resource is None else self._lock(resource, self._connections())}
+        if resource is None:
+            return {"lock": None, "next": None}
+        begun = question.get("after", 0)
+        if not isinstance(begun, int) or begun < 0:
+            raise Refused(invalid_argument("after has to be a number"))
+        page = _Page(self._connections(), owners_apart=False)
+        ended = self._add_lock(page, resource, begun)
+        return {"lock": page.locks[0], "next": ended}
 
     def _resource(self, lockspace: str, name: str) -> Resource | None:
         try:
@@ -154,7 +232,33 @@ class StatusProgram:
             if session.owner is not None and session.owner.pid == session.peer_pid
         }
 
-    def _lock(self, resource: Resource, connections: dict[int, int]) -> dict[str, Any]:
+    def _add_lock(self, page: _Page, resource: Resource, begun: int) -> int | None:
+        """Add a lock with its owners to a page, without its first ``begun`` owners.
+
+        Return None if the rest of its owners had room on the page, otherwise how many owners are listed by now.
+        """
+        lock = self._lock(resource)
+        page.locks.append(lock)
+        page.count(
+            _LOCK_BYTES, resource.lockspace, resource.name, resource.path, resource.queue, resource.doubt
+        )
+        owners: list[dict[str, Any]] = []
+        lock["owners"] = owners
+        for place, (pid, holdings) in enumerate(islice(resource.owners.items(), begun, None), begun):
+            # Each page has one owner at least, so that the list comes to an end.
+            if owners and page.is_full:
+                return place
+            share = {"pid": pid, "holdings": holdings}
+            page.count(_SHARE_BYTES)
+            if page.owners is None:
+                share |= self._owner(page, pid)
+            elif pid not in page.owners:
+                page.owners[pid] = self._owner(page, pid)
+            owners.append(share)
+        return None
+
+    def _lock(self, resource: Resource) -> dict[str, Any]:
+        """Return all facts about a lock but its owners."""
         facts = {} if resource.hold is None else resource.engine.describe(resource)
         device, inode = facts.get("identity", (None, None))
         return {
@@ -172,20 +276,18 @@ class StatusProgram:
             "inode": inode,
             "fd": facts.get("fd"),
             "doubt": resource.doubt,
-            "owners": [self._owner(pid, count, connections) for pid, count in resource.owners.items()],
         }
 
-    def _owner(self, pid: int, holdings: int, connections: dict[int, int]) -> dict[str, Any]:
+    def _owner(self, page: _Page, pid: int) -> dict[str, Any]:
         process = self._owners.get(pid)
+        page.count(_OWNER_BYTES, None if process is None else process.details.name)
         return {
-            "pid": pid,
-            "holdings": holdings,
             "name": process and process.details.name,
             "uuid": process and str(process.details.uuid),
             "id": process and process.details.id,
             "process": "unknown" if process is None or process.pidfd is None else "alive",
             "fencing_since": process and process.fencing_since,
-            "connection": connections.get(pid),
+            "connection": page.connections.get(pid),
         }
 
     def _release(self, question: dict[str, Any]) -> dict[str, Any]:
