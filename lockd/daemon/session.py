@@ -232,9 +232,9 @@ class Session(Flushable):
     def _serve(self, call: Frame | None) -> None:
         """Answer a call and the calls that arrived behind it, ``_CALLS_PER_TURN`` at most.
 
-        Fewer are answered if their replies are long. The replies are sent at the end of the turn. Sending a reply wakes the client, which costs more than
-        the rest of the call. If many clients are woken at the same time, most of them have sent their next
-        call when the reactor polls again.
+        Fewer are answered if their replies are long. The replies are sent at the end of the turn. Sending a
+        reply wakes the client, which costs more than the rest of the call. If many clients are woken at the same
+        time, most of them have sent their next call when the reactor polls again.
         """
         served = 0
         while call is not None:
