@@ -13,9 +13,10 @@ from lockd.wire import keepalive, lock
 from lockd.wire.errors import ErrorReply
 from lockd.wire.frames import Frame, FrameReader, FrameType, Status, encode
 from tests.fuzz.frames import Fuzzed
+from tests.trouble.stopwatch import Stopwatch
 
 PATIENCE = 3.0
-"""Seconds for which a daemon may answer nobody, on a busy machine. Nothing that it is asked for takes long."""
+"""Seconds for which a daemon may answer nobody. Nothing that it is asked for takes long."""
 
 _LAST = 0x7E57_0000
 """The serial of the last call of a stream, which is answered when all before it are. No other call has it."""
@@ -152,11 +153,13 @@ class Connection:
         self.socket.close()
 
 
-def exchange(connections: Sequence[Connection]) -> None:
+def exchange(connections: Sequence[Connection], stopwatch: Stopwatch) -> None:
     """Send what was queued, and read the answers.
 
+    :param stopwatch: tells how long the daemon had no processor, which does not count.
     :raises Unanswered: an answer has not come in time.
     """
+    delayed = stopwatch.delayed()
     poll = select.poll()
     by_number = {connection.socket.fileno(): connection for connection in connections}
     events: dict[int, int] = {}
@@ -174,7 +177,7 @@ def exchange(connections: Sequence[Connection]) -> None:
             by_number[number].on_ready(what)
         if ready:
             end = time.monotonic() + PATIENCE
-        elif time.monotonic() > end:
+        elif time.monotonic() > end + stopwatch.delayed() - delayed:
             raise Unanswered(f"the daemon has answered nobody for {PATIENCE} seconds")
 
 

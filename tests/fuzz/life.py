@@ -23,6 +23,7 @@ from tests.fuzz.oracle import Ended, Finding, Oracle
 from tests.peer_process import PeerProcess
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import AUTOCREATE, SHARED, RawClient
+from tests.trouble.stopwatch import Stopwatch
 
 _CONNECTIONS = 8
 _STREAM_FRAMES = (1, 2, 5, 20, 60, 200)
@@ -46,6 +47,7 @@ class Life:
         self._frames = Frames(random)
         self._lock_socket, self._admin_socket = sockets / "lock", sockets / "admin"
         self._oracle = Oracle(daemon, self._lock_socket, self._admin_socket)
+        self._stopwatch = Stopwatch(daemon.pid)
         self._stack = stack
         self._connections: list[Connection] = []
         self._guests: list[PeerProcess] = []
@@ -72,7 +74,7 @@ class Life:
                 raise Finding("the daemon ended with status 0, and nobody has told it to") from None
         except (Unanswered, WrongAnswer) as error:
             if not (self._may_end and self._oracle.daemon_ends()):
-                raise Finding(str(error)) from None
+                raise Finding(f"{error}; {self._oracle.later_answer()}") from None
 
     def last_frames(self) -> str:
         """Describe the last frames of the last batch."""
@@ -86,7 +88,15 @@ class Life:
     # Guests
 
     def _settle_guests(self) -> None:
-        """Let two guests acquire two locks each, which they have to keep."""
+        """Let two guests acquire two locks each, which they have to keep.
+
+        Other clients register as two further processes, which are no clients.
+        """
+        for _ in range(2):
+            bystander = PeerProcess([])
+            self._stack.callback(bystander.end)
+            self._oracle.bystanders.append(bystander)
+            self._frames.owner_pids.append(bystander.pid)
         for number in range(2):
             guest = self._guest()
             client = RawClient(guest.connections[0], guest.pid, name=f"guest {number}")
@@ -108,7 +118,6 @@ class Life:
     def _dismiss(self, guest: PeerProcess) -> None:
         """Let a guest go: it dies, or it hangs up while it lives, so the daemon has to kill it if it holds a lock."""
         self._guests.remove(guest)
-        self._frames.owner_pids.remove(guest.pid)
         connection = next(one for one in self._connections if one.socket is guest.connections[0])
         self._connections.remove(connection)
         if self._random.random() < 0.5:
@@ -139,7 +148,7 @@ class Life:
             if not patient:
                 # It hangs up in the middle of a call.
                 hasty.append(connection)
-        exchange(chosen)
+        exchange(chosen, self._stopwatch)
         self._check_closed(hasty)
         for connection in list(self._connections):
             if connection in hasty or not connection.is_open or random.random() < 0.02:
@@ -152,7 +161,6 @@ class Life:
             if random.random() < 0.03:
                 guest = self._guest()
                 self._guests.append(guest)
-                self._frames.owner_pids.append(guest.pid)
                 connection = Connection(guest.connections[0], self.outcomes, to_admin=False)
                 connection.say([Fuzzed(self._frames.register(guest.pid))])
             else:
@@ -165,7 +173,7 @@ class Life:
             self._connections.append(connection)
             opened.append(connection)
         # A frame of another connection may limit the number of clients; these are accepted before.
-        exchange(opened)
+        exchange(opened, self._stopwatch)
 
     def _drop(self, connection: Connection) -> None:
         for guest in self._guests:
@@ -190,17 +198,15 @@ class Life:
     def _is_harmless(self, data: bytes) -> bool:
         """Return whether a frame leaves alone whom the oracle relies on.
 
-        They are the guests that have to live, and clients that have to stay connected. This process must not be an
-        owner, as it cannot be killed in this pid namespace: the daemon would wait for its end for ever.
+        They are clients that have to stay connected, and guests: only a guest itself registers as its pid. This
+        process must not be an owner, as it cannot be killed in this pid namespace: the daemon would wait for its
+        end for ever.
         """
         client, pid = closed_client(data), registered_pid(data)
         if client is not None and client <= _SPARED_CLIENTS:
             return False
-        if pid is not None and (
-            pid in self._oracle.dead
-            or pid == os.getpid()
-            or any(pid == guest.pid for guest in self._oracle.guests)
-        ):
+        guests = [guest.pid for guest in (*self._guests, *self._oracle.guests)]
+        if pid in (os.getpid(), *guests) or pid in self._oracle.dead:
             return False
         self._may_end = self._may_end or may_end_daemon(data)
         return True
@@ -217,7 +223,7 @@ class Life:
             idle = [connection for connection in self._connections if connection not in hasty]
             for connection in idle:
                 connection.say([])
-            exchange(idle)
+            exchange(idle, self._stopwatch)
             return
         if not all(connection.is_open or connection.is_ending for connection, _ in self._history):
             self._oracle.check()

@@ -53,11 +53,13 @@ class Oracle:
     """Checks one daemon, by connections of its own.
 
     :ivar guests: processes whose connections are never closed, so they have to stay alive and keep their locks.
+    :ivar bystanders: processes that others register as owners; they have to stay alive.
     :ivar dead: the pids of processes that were owners and have ended, so their locks have to end.
     """
 
     def __init__(self, daemon: PrivateDaemon, lock_socket: Path, admin_socket: Path) -> None:
         self.guests: list[PeerProcess] = []
+        self.bystanders: list[PeerProcess] = []
         self.dead: set[int] = set()
         self._daemon = daemon
         self._lock_socket = lock_socket
@@ -81,9 +83,9 @@ class Oracle:
         self._check_alive()
         self._check_log()
         self._check_answer()
-        for guest in self.guests:
-            if guest.has_ended():
-                raise Finding(f"the guest with pid {guest.pid} was killed")
+        for process in (*self.guests, *self.bystanders):
+            if process.has_ended():
+                raise Finding(f"the process {process.pid} was killed")
 
     def daemon_ends(self) -> bool:
         """Return whether the daemon ends just now, with the exit status 0."""
@@ -111,6 +113,14 @@ class Oracle:
                     if fault in text:
                         start = max(0, text.index(fault) - 500)
                         raise Finding(f"{path.name}:\n{text[start : start + 6000].decode(errors='replace')}")
+
+    def later_answer(self) -> str:
+        """Describe how a new client is answered, after another was not."""
+        try:
+            self._ping()
+        except Finding as finding:
+            return str(finding)
+        return "but a new client is answered"
 
     def _restore_settings(self) -> None:
         """Take back what calls of the admin program may have set, so that a new client is served and faults are seen."""
@@ -163,6 +173,11 @@ class Oracle:
         try:
             with StatusConnection.connect(self._admin_socket) as status:
                 self._wait_for_rest(status)
+                while self.bystanders:
+                    bystander = self.bystanders.pop()
+                    self.dead.add(bystander.pid)
+                    bystander.end()
+                self._wait_for_rest(status)
                 locks = list(status.locks())
                 self._compare_with_kernel(locks)
                 self._check_guests(locks)
@@ -189,20 +204,21 @@ class Oracle:
     def _wait_for_rest(self, status: StatusConnection) -> None:
         """Wait until other clients are gone, and slow calls and fencing are done."""
 
-        def rests() -> bool:
-            return status.daemon()["clients"] == len(self.guests) and all(
-                lock["state"] == "held"
-                and not any(owner["fencing_since"] or owner["pid"] in self.dead for owner in lock["owners"])
-                for lock in status.locks()
+        def at_rest(lock: dict[str, Any]) -> bool:
+            return lock["state"] == "held" and not any(
+                owner["fencing_since"] or owner["pid"] in self.dead for owner in lock["owners"]
             )
+
+        def rests() -> bool:
+            return status.daemon()["clients"] == len(self.guests) and all(map(at_rest, status.locks()))
 
         try:
             wait_until(rests, "")
         except AssertionError:
-            clients, locks = status.daemon()["clients"], list(status.locks())
+            clients, busy = status.daemon()["clients"], [lock for lock in status.locks() if not at_rest(lock)]
             raise Finding(
                 f"the daemon does not come to rest: {clients} clients instead of {len(self.guests)}, "
-                f"dead owners {self.dead}, locks {locks}"
+                f"dead owners {self.dead}, locks {busy}"
             ) from None
 
     def _compare_with_kernel(self, locks: list[dict[str, Any]]) -> None:

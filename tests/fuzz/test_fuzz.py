@@ -44,7 +44,7 @@ def test_random_frames_find_nothing() -> None:
         ("logs an exception", r"Traceback \(most recent call last\):\n.*\n.*\nValueError"),
         ("leaks descriptors", r"the daemon has \d+ descriptors, and had \d+: \['/dev/null', '/dev/null',"),
         ("loses a lock", r"only the table has the locks \{\(\d+, \d+\): 'WRITE'\}, only the kernel \{\}"),
-        ("kills a guest", r"the guest with pid \d+ was killed"),
+        ("kills a guest", r"the process \d+ was killed"),
     ],
 )
 def test_a_fault_is_found(fault: str, finding: str) -> None:

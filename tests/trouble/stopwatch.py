@@ -18,11 +18,12 @@ class Stopwatch:
 
     def time(self, call: Callable[..., None], *arguments: object) -> float:
         """Make a call, and return its duration in seconds."""
-        delayed = self._delayed()
+        delayed = self.delayed()
         start = time.monotonic()
         call(*arguments)
         took = time.monotonic() - start
-        return max(0.0, took - (self._delayed() - delayed))
+        return max(0.0, took - (self.delayed() - delayed))
 
-    def _delayed(self) -> float:
+    def delayed(self) -> float:
+        """Return for how many seconds the two threads have waited for a processor since they began."""
         return sum(int(file.read_text().split()[1]) for file in self._delays) / 1e9
