@@ -155,7 +155,7 @@ class Daemon:
             # The objects that exist now are kept until the end. Garbage collections need not look at them.
             gc.freeze()
             gc.enable()
-            systemd.notify("READY=1")
+            systemd.notify_surely("READY=1")
             await self.lifetime.wait()
             nursery.cancel_scope.cancel()
         systemd.notify("STOPPING=1")
@@ -182,6 +182,7 @@ class Daemon:
             self.reactor.retry()
             for server in self.servers:
                 server.update_accepting()
+            systemd.notify_waiting()
             self._notify_status()
             needed = bool(self.table) or any(server.sessions for server in self.servers)
             self.lifetime.look(needed=needed, clients_seen=self.clients_seen)
@@ -190,9 +191,8 @@ class Daemon:
     def _notify_status(self) -> None:
         guests, locks = len(self.lock_server.sessions), len(self.table)
         status = f"STATUS={guests} guest{'s' * (guests != 1)}, {locks} lock{'s' * (locks != 1)}"
-        if status != self._last_status:
+        if status != self._last_status and systemd.notify(status):
             self._last_status = status
-            systemd.notify(status)
 
 
 def _nothing_to_do(_session: Session) -> None:

@@ -156,6 +156,14 @@ class Reactor:
         self._epoll.register(fd, events)
         self._watchers[fd] = watcher
 
+    def watches(self, fd: int) -> bool:
+        """Return whether a descriptor is watched.
+
+        :param fd: the descriptor.
+        :returns: whether ``watch`` was called for it, and ``forget`` was not.
+        """
+        return fd in self._watchers
+
     def change(self, fd: int, events: int) -> None:
         """Change the events that are reported for a descriptor.
 

@@ -170,14 +170,12 @@ class Server(Service):
     def listen(self, listener: socket.socket) -> None:
         """Accept clients on a listening socket, as long as the limits allow.
 
+        If the socket cannot be watched, that is logged, and ``update_accepting`` tries again.
+
         :param listener: the socket; it listens already. ``hang_up`` closes it.
-        :raises OSError: the socket cannot be watched (epoll_ctl(2)).
         """
         listener.setblocking(False)
         self.listeners.append(listener)
-        self._reactor.watch(
-            listener.fileno(), READABLE if self._accepting else 0, FunctionWatcher(self._on_connection)
-        )
         self.update_accepting()
 
     def update_accepting(self) -> None:
@@ -202,8 +200,16 @@ class Server(Service):
 
     def _set_accepting(self, *, accepting: bool) -> None:
         self._accepting = accepting
+        events = READABLE if accepting else 0
         for listener in self.listeners:
-            self._reactor.change(listener.fileno(), READABLE if accepting else 0)
+            fd = listener.fileno()
+            try:
+                if self._reactor.watches(fd):
+                    self._reactor.change(fd, events)
+                else:
+                    self._reactor.watch(fd, events, FunctionWatcher(self._on_connection))
+            except OSError as error:
+                _cannot_serve("new clients", error)
 
     def _on_connection(self, _ready: int) -> None:
         for listener in self.listeners:

@@ -4,6 +4,7 @@ If systemd has not started the daemon, these functions do nothing. The systemd l
 it is needed, because the import takes time.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -14,6 +15,8 @@ from typing import Final
 
 import trio
 
+from lockd.daemon.failure import Failure
+from lockd.daemon.rate_limit import Shortage
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.libvirt.addresses import Addresses
 
@@ -21,7 +24,15 @@ LOCK_SOCKET: Final = "virtlockd.socket"
 ADMIN_SOCKET: Final = "virtlockd-admin.socket"
 """The names that the socket units give their descriptors (LISTEN_FDNAMES in sd_listen_fds(3))."""
 
+_FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
+"""The errors of a message that may be taken later."""
+
+_WATCHDOG_RETRY: Final = 0.05
+"""After which part of its interval the watchdog is notified again if systemd has not taken the notification."""
+
 _logger = logging.getLogger(__name__)
+_deaf = Shortage(_logger)
+_waiting: Final[list[tuple[str, ...]]] = []
 
 
 def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
@@ -45,20 +56,50 @@ def activation_sockets(addresses: Addresses) -> dict[str, socket.socket]:
     return sockets
 
 
-def notify(*lines: str) -> None:
-    """Send the daemon's state to systemd (sd_notify(3)). If that fails, it is logged.
+def notify(*lines: str) -> bool:
+    """Send the daemon's state to systemd (sd_notify(3)), if systemd takes it now.
 
-    :param lines: the assignments to send, for example ``READY=1``.
+    This never waits: the queue of the socket is short (net.unix.max_dgram_qlen, 10), and is full while
+    systemd is busy. All clients would wait for systemd (Invariant 3).
+
+    :param lines: the assignments to send, for example ``WATCHDOG=1``.
+    :returns: False if the queue is full. Any other error is logged.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return True
     if address.startswith("@"):
         address = f"\0{address[1:]}"
     try:
-        _notify_socket().sendto("\n".join(lines).encode(), address)
+        _notify_socket().sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, address)
     except OSError as error:
+        if error.errno in _FULL:
+            _deaf.seen("systemd does not read its notifications; the daemon goes on, and tries again")
+            return False
         _logger.warning("systemd cannot be told of %s: %s", lines[0], error)
+    return True
+
+
+def notify_surely(*lines: str) -> None:
+    """Send the daemon's state to systemd, now or later: ``notify_waiting`` tries again.
+
+    Such messages arrive in their order. They are not sent later by the next program after a live upgrade,
+    which begins with messages of its own.
+
+    :param lines: the assignments to send, for example ``READY=1``.
+    """
+    _waiting.append(lines)
+    notify_waiting()
+
+
+def notify_waiting() -> bool:
+    """Send the messages that systemd has not taken yet.
+
+    :returns: whether it has taken all of them.
+    """
+    while _waiting and notify(*_waiting[0]):
+        del _waiting[0]
+    return not _waiting
 
 
 @cache
@@ -73,22 +114,24 @@ def _notify_socket() -> socket.socket:
 
 def notify_reloading() -> None:
     """Tell systemd that a live upgrade begins. ``READY=1`` means that it is done (sd_notify(3))."""
-    notify("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
+    notify_surely("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
 
 
 def stop_watchdog() -> None:
     """Disable the watchdog before virtlockd replaces the program: virtlockd does not notify a watchdog.
 
     Otherwise systemd would kill it, and all locks would be lost.
+
+    :raises Failure: systemd does not take the notification now.
     """
-    if _watchdog_seconds() is not None:
-        notify("WATCHDOG_USEC=0")
+    if _watchdog_seconds() is not None and not (notify_waiting() and notify("WATCHDOG_USEC=0")):
+        raise Failure("virtlockd does not feed a watchdog, and systemd cannot be told now; try again later")
 
 
 def start_watchdog() -> None:
     """Re-arm the watchdog, with the interval that is in the environment (sd_watchdog_enabled(3))."""
     if _watchdog_seconds() is not None:
-        notify(f"WATCHDOG_USEC={os.environ['WATCHDOG_USEC']}")
+        notify_surely(f"WATCHDOG_USEC={os.environ['WATCHDOG_USEC']}")
 
 
 async def feed_watchdog(reactor: Reactor) -> None:
@@ -102,18 +145,39 @@ async def feed_watchdog(reactor: Reactor) -> None:
     seconds = _watchdog_seconds()
     if seconds is None:
         return
-    bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def feed(_ready: int) -> None:
-        os.eventfd_read(bell)
-        notify("WATCHDOG=1")
-
-    reactor.watch(bell, READABLE, FunctionWatcher(feed))
     start_watchdog()
-    while True:
-        os.eventfd_write(bell, 1)
-        # sd_watchdog_enabled(3) recommends a notification every half of the interval.
-        await trio.sleep(seconds / 2)
+    bell = _Bell()
+    reactor.watch(bell.fd, READABLE, FunctionWatcher(bell.feed))
+    try:
+        while True:
+            bell.ring()
+            await trio.sleep(seconds * _WATCHDOG_RETRY)
+            if bell.has_fed:
+                # sd_watchdog_enabled(3) recommends a notification every half of the interval.
+                await trio.sleep(seconds * (0.5 - _WATCHDOG_RETRY))
+    finally:
+        reactor.forget(bell.fd)
+        os.close(bell.fd)
+
+
+class _Bell:
+    """An eventfd by which a task has the reactor notify the watchdog.
+
+    :ivar fd: the eventfd.
+    :ivar has_fed: whether systemd has taken the notification since it was rung.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.has_fed = False
+
+    def ring(self) -> None:
+        self.has_fed = False
+        os.eventfd_write(self.fd, 1)
+
+    def feed(self, _ready: int) -> None:
+        os.eventfd_read(self.fd)
+        self.has_fed = notify("WATCHDOG=1")
 
 
 def _watchdog_seconds() -> float | None:

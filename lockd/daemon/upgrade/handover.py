@@ -167,7 +167,7 @@ class HandOver:
                 self._file.unlink()
             gc.enable()
             systemd.start_watchdog()
-            systemd.notify("READY=1")
+            systemd.notify_surely("READY=1")
 
 
 def own_command(options: Options) -> tuple[str, list[str]]:
