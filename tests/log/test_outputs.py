@@ -4,6 +4,7 @@ No client waits for an output that is stuck.
 """
 
 import os
+import re
 import socket
 import struct
 import sys
@@ -17,6 +18,7 @@ from lockd.client.resource import Resource
 from lockd.daemon import events
 from tests.log.log_control import LogControl, lock_held, log_an_error
 from tests.private_daemon import PrivateDaemon, private_daemon
+from tests.raw_client import RawClient
 
 # Makes standard error a pipe whose other end only the daemon has, and which nobody reads.
 _UNREAD_STDERR = (
@@ -44,7 +46,7 @@ class Receiver:
         self._socket.bind(str(path))
 
     def next(self) -> bytes:
-        return self._socket.recv(1 << 16)
+        return self._socket.recv(1 << 18)
 
     def __enter__(self) -> "Receiver":
         return self
@@ -105,6 +107,35 @@ def test_a_field_may_have_lines(journal: Receiver, tmp_path: Path) -> None:
         assert fields["MESSAGE_ID"].decode() == events.REFUSED
         assert fields["PRIORITY"] == b"3"
         assert fields["LOCKD_RESOURCE"] == f"{daemon.directory}/two\nlines".encode()
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\U000e0001"], ids=["1 byte", "4 bytes"])
+def test_a_long_name_of_control_characters_does_not_hide_an_event(
+    journal: Receiver, tmp_path: Path, disk: Path, letter: str
+) -> None:
+    """Escaped, it was too long for a datagram."""
+    size = 65536 // len(letter.encode())
+    settings = 'log_level = 2\nlog_outputs = "2:journald"\n'
+    with (
+        private_daemon(tmp_path / "daemon", settings=settings) as daemon,
+        RawClient(daemon, name=letter * size) as client,
+    ):
+        assert client.acquire(disk) is None
+        fields = _journal_fields(journal.next())
+        assert fields["MESSAGE_ID"].decode() == events.ACQUIRED
+        message = fields["MESSAGE"].decode()
+        escaped = "".join(f"\\x{byte:02x}" for byte in letter.encode())
+        assert re.match(rf'domain "({re.escape(escaped)})+\[\.\.\. [0-9]+ more characters \.\.\.\]', message)
+        assert message.endswith(f" acquired {disk}")
+        name = fields["LOCKD_OWNER_NAME"]
+        assert name.startswith(letter.encode() * 2000)
+        assert name.endswith(b"[... 57344 more bytes]")
+        assert fields["LOCKD_RESOURCE"] == str(disk).encode()
+        client.acquire(letter * size, lockspace=letter * size)
+        refused = _journal_fields(journal.next())
+        while refused["PRIORITY"] != b"3":
+            refused = _journal_fields(journal.next())
+        assert b"more characters" in refused["MESSAGE"]
 
 
 def test_the_journal_may_come_later(private_run: Path, tmp_path: Path) -> None:

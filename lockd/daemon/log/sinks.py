@@ -28,6 +28,15 @@ _STDERR: Final = 2
 _DIRECTORY_MODE: Final = 0o700
 """The mode of a directory that is made for the default log file. The file is for its owner only, too."""
 
+_CHARACTERS_MAX: Final = 8192
+"""The largest number of characters in a line of a message, before it is escaped. A name may have 64 KiB. A datagram may
+have as many bytes as the send buffer of its socket (unix(7)): 208 KiB, unless the administrator changes that
+(net.core.wmem_default in socket(7)). A larger one is refused, and the journal would never know of the event. Each
+character is escaped by 16 others at most."""
+
+_FIELD_MAX: Final = 8192
+"""The largest number of bytes in a field of the journal: twice those of any path that can be opened (PATH_MAX)."""
+
 _LENGTH = struct.Struct("<Q")
 
 
@@ -58,12 +67,21 @@ def text_of(record: logging.LogRecord) -> str:
 
     :param record: the message.
     :returns: the text, in one line. If the message reports an exception, which is a bug in the daemon, the
-        lines of its traceback follow.
+        lines of its traceback follow. Of a line that is too long, the middle is left out.
     """
     lines = [record.getMessage()]
     if record.exc_info:
         lines += logging.Formatter().formatException(record.exc_info).split("\n")
-    return "\n".join(map(printable, lines))
+    return "\n".join(printable(_without_middle(line)) for line in lines)
+
+
+def _without_middle(text: str) -> str:
+    """Return a text that is not too long. The start of a message says who and what, the end says why."""
+    excess = len(text) - _CHARACTERS_MAX
+    if excess <= 0:
+        return text
+    half = _CHARACTERS_MAX // 2
+    return f"{text[:half]}[... {excess} more characters ...]{text[-half:]}"
 
 
 def _module_of(record: logging.LogRecord) -> str:
@@ -221,7 +239,6 @@ class Journal:
         :param record: the message.
         """
         fields = {
-            "MESSAGE": text_of(record),
             "PRIORITY": _PRIORITIES[level_of(record)],
             "SYSLOG_FACILITY": _FACILITY_DAEMON,
             "SYSLOG_IDENTIFIER": "virtlockd",
@@ -233,22 +250,29 @@ class Journal:
                 "CODE_LINE": record.lineno,
                 "CODE_FUNC": record.funcName,
             }
-        self._datagrams.send(b"".join(_journal_field(name, str(value)) for name, value in fields.items()))
+        message = _journal_field("MESSAGE", text_of(record).encode())
+        others = [_journal_field(name, _field_bytes(str(value))) for name, value in fields.items()]
+        self._datagrams.send(b"".join([message, *others]))
 
 
-def _journal_field(name: str, value: str) -> bytes:
-    key, data = name.encode(), _field_bytes(value)
+def _journal_field(name: str, data: bytes) -> bytes:
+    key = name.encode()
     if b"\n" in data:
         return key + b"\n" + _LENGTH.pack(len(data)) + data + b"\n"
     return key + b"=" + data + b"\n"
 
 
 def _field_bytes(value: str) -> bytes:
-    """Return the value of a field: the very bytes of a name, so that ``journalctl FIELD=VALUE`` finds it."""
+    """Return the value of a field: the very bytes of a name, so that ``journalctl FIELD=VALUE`` finds it.
+
+    The end of a name that is too long is left out.
+    """
     try:
-        return value.encode(errors="surrogateescape")
+        data = value.encode(errors="surrogateescape")
     except UnicodeEncodeError:
-        return value.encode(errors="backslashreplace")
+        data = value.encode(errors="backslashreplace")
+    excess = len(data) - _FIELD_MAX
+    return data if excess <= 0 else data[:_FIELD_MAX] + b"[... %d more bytes]" % excess
 
 
 class Syslog:
