@@ -8,6 +8,11 @@ from lockd.linux.directories import make_directories
 from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT
 
+_DIRECTORY: Final = (
+    os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+)  # closing such a descriptor ends no lock (open(2))
+_PATH_MAX: Final = 4096  # <linux/limits.h>, with the NUL at the end
+
 
 def path_of(lockspace: str, name: str) -> str:
     """Return the path of a resource's file.

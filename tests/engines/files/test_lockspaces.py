@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,33 @@ def test_a_lockspace_that_cannot_be_made_is_named(
     with pytest.raises(error) as caught:
         make_lockspace_directory(str(tmp_path / name))
     assert str(caught.value) == message.format(tmp_path / name)
+
+
+def test_no_directory_is_made_where_a_link_leads_that_replaces_one_just_made(tmp_path: Path) -> None:
+    """Otherwise whoever may write to a parent would have root make directories elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    replaced: list[Path] = []
+
+    def replace(event: str, arguments: tuple[object, ...]) -> None:
+        made = tmp_path / "a"
+        if event == "os.mkdir" and arguments[0] == "b" and not replaced:
+            replaced.append(made)
+            made.rename(tmp_path / "old")
+            made.symlink_to("elsewhere")
+
+    sys.addaudithook(replace)
+    make_lockspace_directory(str(tmp_path / "a" / "b" / "leases"))
+    assert replaced
+    assert list(elsewhere.iterdir()) == []
+    assert (tmp_path / "old" / "b" / "leases").is_dir()
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    """Though each of its directories could be made in its parent."""
+    path = str(tmp_path) + ("/" + "x" * 200) * 21
+    with pytest.raises(SystemCallFailed, match="File name too long"):
+        make_lockspace_directory(path)
 
 
 @pytest.mark.parametrize("path", ["", "leases", "./leases", "/leases\0/x"])
