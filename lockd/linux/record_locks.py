@@ -7,7 +7,7 @@ closes any descriptor of that inode: ``lockd.engines.files.inodes`` keeps that f
 import fcntl
 import os
 import struct
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, lockf
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, lockf
 from typing import Final
 
 _LOCKED_BYTES: Final = 1
@@ -40,6 +40,15 @@ def lock_shared(fd: int) -> None:
     :raises OSError: the file system cannot lock.
     """
     _lockf(fd, _SHARED, _LOCKED_BYTES)
+
+
+def unlock(fd: int) -> None:
+    """Give up this process's lock.
+
+    :param fd: a descriptor of the file.
+    :raises OSError: the file system cannot unlock.
+    """
+    _lockf(fd, LOCK_UN, _LOCKED_BYTES)
 
 
 def lock_holder(fd: int) -> int | None:

@@ -27,6 +27,15 @@ def test_locks_are_on_byte_0_alone(disk: Path) -> None:
     assert locks_on(disk) == []
 
 
+def test_a_lock_is_given_up_while_the_file_stays_open(disk: Path) -> None:
+    fd = os.open(disk, os.O_RDWR)
+    record_locks.lock_exclusive(fd)
+    for _ in range(2):
+        record_locks.unlock(fd)
+        assert locks_on(disk) == []
+    os.close(fd)
+
+
 def test_a_read_lock_does_not_become_a_write_lock_while_others_share_it(
     disk: Path, outsider: Outsider
 ) -> None:

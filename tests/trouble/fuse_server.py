@@ -1,4 +1,4 @@
-"""A FUSE file system that hangs on demand. It takes the place of a file server that does not answer.
+"""A FUSE file system that hangs or fails on demand. It takes the place of a file server that is in trouble.
 
 It implements the kernel's FUSE protocol itself (linux/fuse.h, fuse(4)), because no library is suitable:
 pyfuse3 has no lock requests; libfuse's high-level interface (mfusepy) hides LOOKUP, unlocks by itself at each
@@ -332,6 +332,7 @@ class Server:
         self.commands = commands
         self.filesystem = Filesystem()
         self.hanging: frozenset[str] = frozenset()
+        self.failing: dict[str, int] = {}
         self.held: list[tuple[str, int, int, bytes]] = []
         self.arrived: Counter[str] = Counter()
         self.awaited: tuple[str, int] | None = None
@@ -367,6 +368,8 @@ class Server:
             return
         failure, payload = 0, b""
         try:
+            if operation in self.failing:
+                raise RefusedError(self.failing[operation])
             payload = self.filesystem.answer(operation, number, arguments)
         except RefusedError as refusal:
             failure = -refusal.args[0]
@@ -386,6 +389,9 @@ class Server:
 
     def on_hang(self, *operations: str) -> None:
         self.hanging = frozenset(operations)
+
+    def on_fail(self, failing: dict[str, int]) -> None:
+        self.failing = failing
 
     def on_release(self) -> None:
         self.hanging = frozenset()

@@ -1,4 +1,4 @@
-"""Mount and control the file system of fuse_server.py, which hangs on demand."""
+"""Mount and control the file system of fuse_server.py, which hangs or fails on demand."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class ServerLock(NamedTuple):
 
 
 class HangingFilesystem:
-    """A mounted FUSE file system whose answers the test can delay.
+    """A mounted FUSE file system whose answers the test can delay, or replace by errors.
 
     Operations have their names in the kernel's protocol, in lower case: "lookup", "getattr", "open",
     "create", "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close);
@@ -37,6 +37,14 @@ class HangingFilesystem:
     def hang(self, *operations: str) -> None:
         """Leave the given operations unanswered from now on."""
         self._command("hang", *operations)
+
+    def fail(self, **operations: int) -> None:
+        """Have operations fail from now on, each with an errno; all others do not fail any more.
+
+        An operation that fails with ENOSYS is one that the server does not have. The kernel remembers that of
+        some operations, and asks for them no more.
+        """
+        self._command("fail", operations)
 
     def release_all(self) -> None:
         """Answer all requests that hang, in their order, and all requests from now on."""

@@ -77,10 +77,10 @@ def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
             if not autocreate or _still_named(claim, path):
                 return claim
         except BaseException:
-            _give_up(inodes, claim)
+            _give_up(inodes, resource, claim)
             raise
         # Whoever held the file before has just removed it: a lock on it protects nothing.
-        _give_up(inodes, claim)
+        _give_up(inodes, resource, claim)
 
 
 def claim_refused(name: str, claim: Claim) -> LockError:
@@ -157,10 +157,17 @@ def is_named(claim: Claim, path: str) -> bool:
         return False
 
 
-def _give_up(inodes: Inodes, claim: Claim) -> None:
+def _give_up(inodes: Inodes, resource: Resource, claim: Claim) -> None:
     """Close what could not be locked. A network file system may report an error, and has closed it all the same."""
     with suppress(OSError):
+        _close(inodes, resource, claim)
+
+
+def _close(inodes: Inodes, resource: Resource, claim: Claim) -> None:
+    if resource.queue is None:
         inodes.close(claim)
+    else:
+        inodes.unlock_and_close(claim)
 
 
 def drop(inodes: Inodes, resource: Resource, claim: Claim) -> None:
@@ -175,7 +182,7 @@ def drop(inodes: Inodes, resource: Resource, claim: Claim) -> None:
         if resource.autocreate:
             _remove(resource, claim)
     finally:
-        inodes.close(claim)
+        _close(inodes, resource, claim)
 
 
 def _remove(resource: Resource, claim: Claim) -> None:

@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any, Final
 
 from lockd.linux.file_identity import Identity, identity_of
+from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
 from lockd.locks.engine import Hold
 from lockd.locks.resource import Resource
@@ -338,7 +339,21 @@ class Inodes:
                 claim.holder = None
         for claim in abandoned:
             with suppress(OSError):
-                self.close(claim)
+                self.unlock_and_close(claim)
+
+    def unlock_and_close(self, claim: Claim) -> None:
+        """Do as ``close``, on a file system that may have a server. This may block.
+
+        Closing ends a lock on the server only if that is told of it: a FUSE server that does not know FLUSH keeps the
+        lock for ever. On a local file system nobody has to be told, and this call would be one too many.
+
+        :param claim: the claim.
+        :raises OSError: close(2) reported an error for the locked descriptor. It is closed, and the claim has ended.
+        """
+        # Nothing else is to be done about a failure: then closing has to end the lock.
+        with suppress(OSError):
+            unlock(claim.fd)
+        self.close(claim)
 
     def close(self, claim: Claim) -> None:
         """Close every descriptor of the inode, which ends the lock, and then end the claim.

@@ -1,0 +1,49 @@
+"""File servers that lack an operation which other file systems have."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from lockd.wire.lock import AcquireFlags, Procedure, encode_resource
+from tests.private_daemon import PrivateDaemon
+from tests.trouble.conftest import MakeGuest
+from tests.trouble.hanging_filesystem import HangingFilesystem, ServerLock
+
+LEASE = Path("lease")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
+def test_a_lease_file_is_made_on_a_server_without_mknod(
+    daemon: PrivateDaemon, filesystem: HangingFilesystem, make_guest: MakeGuest, number: int
+) -> None:
+    """virtlockd makes it by open(2), so such servers always worked."""
+    guest = make_guest()
+    lockspace = filesystem.path / "leases"
+    guest.create_lockspace(lockspace)
+    filesystem.fail(mknod=number)
+    for _ in range(2):
+        guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+        assert filesystem.locks() == [ServerLock("leases/lease", daemon.pid, exclusive=True)]
+        guest.release(LEASE, str(lockspace))
+        assert filesystem.locks() == []
+        assert not (lockspace / LEASE).exists()
+    for _ in range(2):
+        guest.send(Procedure.CREATE_RESOURCE, encode_resource(str(lockspace), str(LEASE)))
+        guest.reply()
+    assert (lockspace / LEASE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_server_without_flush_keeps_no_lock(filesystem: HangingFilesystem, make_guest: MakeGuest) -> None:
+    """FLUSH tells a server that a descriptor was closed, and so that the locks of its process end."""
+    guest = make_guest()
+    disk, lockspace = filesystem.path / "disk", filesystem.path / "leases"
+    disk.touch()
+    guest.create_lockspace(lockspace)
+    filesystem.fail(flush=errno.ENOSYS)
+    for shared in (0, AcquireFlags.SHARED):
+        guest.acquire(disk, flags=shared)
+        guest.release(disk)
+        guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE | shared)
+        guest.release(LEASE, str(lockspace))
+    assert filesystem.locks() == []
