@@ -8,11 +8,6 @@ from lockd.linux.directories import make_directories
 from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT
 
-_DIRECTORY: Final = (
-    os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-)  # closing such a descriptor ends no lock (open(2))
-_PATH_MAX: Final = 4096  # <linux/limits.h>, with the NUL at the end
-
 
 def path_of(lockspace: str, name: str) -> str:
     """Return the path of a resource's file.
@@ -60,7 +55,7 @@ def make_lockspace_directory(path: str) -> None:
 def create_file(inodes: Inodes, path: str) -> None:
     """Create a resource's file with mode 0600; no effect if it exists.
 
-    It may block, but not for ever on a pipe. It touches nothing that another thread may touch. The file is opened and
+    It may block. It touches nothing that another thread may touch. The file is opened and
     closed only under a claim, so that no lock on it ends (Invariant 1).
 
     :param inodes: the registry that opens the file.
@@ -68,10 +63,8 @@ def create_file(inodes: Inodes, path: str) -> None:
     :raises SystemCallFailed: it cannot be created.
     :raises TryAgain: see ``opening_failed``.
     """
-    # Without O_NONBLOCK an open waits for a reader of a FIFO for ever, as virtlockd does.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        inodes.close(inodes.open_pinned(path, flags, None))
+        inodes.close(inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None))
     except Claimed:
         return  # held under another name: it exists
     except OSError as error:
