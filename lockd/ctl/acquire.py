@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> Exit:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _raise_signalled)
     try:
-        with taking.take(disks, _OWNER_NAME, shared=options.shared, wait=options.wait) as connection:
+        with taking.take(disks, _OWNER_NAME, taking.how(options)) as connection:
             print("held", flush=True)
             _wait_for_end(sys.stdin.fileno(), connection.fileno())
     except _Signalled:

@@ -16,8 +16,8 @@ from lockd.client.naming import lease_name, resource_of
 from lockd.client.plugin_config import PluginConfig, read_plugin_config
 from lockd.ctl.exits import Failure
 from lockd.ctl.holdings import UNLISTED, Holding
-from lockd.ctl.processes import disks_of
-from lockd.linux.processes import all_pids, command_name
+from lockd.ctl.processes import disks_of, is_qemu
+from lockd.linux.processes import all_pids
 
 LEASE_NAME: Final = re.compile("[0-9a-f]{64}")
 """The name of a lease file: the SHA-256 of the disk's path."""
@@ -82,7 +82,7 @@ def paths_of_guests(pids: Iterable[int]) -> Iterator[str]:
     :param pids: the processes to look at. If there are none, all QEMU processes of this host are looked at.
     :yields: each path.
     """
-    guests = list(pids) or [pid for pid in all_pids() if (command_name(pid) or "").startswith("qemu")]
+    guests = list(pids) or [pid for pid in all_pids() if is_qemu(pid)]
     for pid in guests:
         yield from disks_of(pid)
 

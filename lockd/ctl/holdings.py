@@ -237,6 +237,16 @@ def _overview_of_virtlockd() -> Overview:
     return Overview(holdings, note)
 
 
+def daemon_pid() -> int | None:
+    """Return the pid of this user's lock daemon, lockd or virtlockd; None if it cannot be found."""
+    try:
+        with StatusConnection.connect() as connection:
+            pid: int = connection.daemon()["pid"]
+            return pid
+    except (UnknownProgram, Unavailable):
+        return _pid_in_file()
+
+
 def _pid_in_file() -> int | None:
     """Return the pid in the daemon's pid file, or None if no such process runs."""
     try:

@@ -8,6 +8,7 @@ from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.parser import commands_for, make_parser, split_command
 from lockd.ctl.terminal import escape_unencodable, print_error
 from lockd.libvirt.addresses import HomeUnknown
+from lockd.linux.descriptors import open_standard_streams
 
 
 def main() -> None:
@@ -42,15 +43,10 @@ def main() -> None:
 
 
 def _reopen_closed_streams() -> None:
-    """Open /dev/null for standard streams whose descriptors were closed when the program started.
-
-    Python has None for such a stream. And the next file that is opened would get its descriptor: a message
-    would be written into it.
-    """
+    """Open /dev/null for standard streams that were closed when the program started. Python has None for them."""
+    open_standard_streams()
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # The kernel uses the lowest free number.
-            os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
 
 

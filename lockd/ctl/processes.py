@@ -2,11 +2,13 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
-from lockd.linux.descriptors import open_descriptors, open_files
+from lockd.linux.descriptors import OpenedAs, open_files, opened_as
+from lockd.linux.file_identity import identity_of
 from lockd.linux.processes import all_pids, command_name
 
 _FILE_NAME: Final = re.compile(rb'"filename":"(?P<json>(?:[^"\\]|\\.)*)"|\bfile=(?P<option>(?:[^,]|,,)*)')
@@ -59,21 +61,52 @@ def disks_of(pid: int) -> Iterator[str]:
         yield target
 
 
-def processes_with(status: os.stat_result) -> list[int]:
+class Opener(NamedTuple):
+    """A process that has a file open.
+
+    :ivar pid: the process.
+    :ivar writes: whether it can write to the file.
+    """
+
+    pid: int
+    writes: bool
+
+
+def openers_of(status: os.stat_result) -> list[Opener]:
     """Find the processes that have a file open, other than this process.
 
     :param status: the result of stat(2) for the file.
-    :returns: their pids. Processes that this user may not inspect are left out.
+    :returns: the processes. Those that this user may not inspect are left out.
     """
-    return [pid for pid in all_pids() if pid != os.getpid() and _has_open(pid, status)]
+    openers = []
+    for pid in all_pids():
+        ways = [] if pid == os.getpid() else list(_ways_open(pid, status))
+        if ways:
+            openers.append(Opener(pid, any(way.can_write for way in ways)))
+    return openers
 
 
-def _has_open(pid: int, status: os.stat_result) -> bool:
-    for fd in open_descriptors(pid):
-        with suppress(OSError):
-            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), status):
-                return True
-    return False
+def _ways_open(pid: int, status: os.stat_result) -> Iterator[OpenedAs]:
+    """Yield how a process has a file open, for each of its descriptors of the file."""
+    wanted = identity_of(status)
+    is_device = stat.S_ISBLK(status.st_mode)  # it may have several nodes
+    for fd, _ in open_files(pid):
+        with suppress(OSError, ValueError, KeyError):
+            way = opened_as(fd, pid)
+            # stat(2) on a file of a hung file system waits. So it is only called if the inode number is right.
+            if not way.can_read_or_write or (not is_device and way.inode not in {status.st_ino, None}):
+                continue
+            if identity_of(os.stat(f"/proc/{pid}/fd/{fd}")) == wanted:
+                yield way
+
+
+def is_qemu(pid: int) -> bool:
+    """Return whether a process is QEMU or one of its tools.
+
+    :param pid: the process.
+    :returns: whether it is.
+    """
+    return (command_name(pid) or "").startswith("qemu") or guest_name(pid) is not None
 
 
 def _from_json(text: bytes) -> str:

@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
         "inherits the connection that holds the locks, so the locks end when the command ends, however it "
         "ends. A command that closes descriptors that it does not know loses its locks. It is killed for "
         "that, as a guest would be.",
-        usage="lockctl run [-h] [--shared] [--wait SECONDS] DISK... -- COMMAND...",
+        usage="lockctl run [-h] [--shared] [--wait SECONDS] [--force] DISK... -- COMMAND...",
         epilog=_EXAMPLE,
     )
     taking.add_arguments(parser)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> Exit:
     if program is None:
         raise Failure(f"{command[0]}: there is no such command", Exit.NO_COMMAND)
     disks = taking.find_disks(options.disks)
-    connection = taking.take(disks, os.path.basename(command[0]), shared=options.shared, wait=options.wait)
+    connection = taking.take(disks, os.path.basename(command[0]), taking.how(options))
     # libvirt does the same for a guest: after this call, nothing in the command can release the locks.
     connection.restrict()
     _move_out_of_the_way(connection.detach())

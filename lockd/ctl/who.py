@@ -174,7 +174,7 @@ def _lines(disk: Disk, holder: dict[str, Any]) -> list[str]:
 def _users_of(disk: Disk) -> str:
     """Return a text about the processes that have a disk open without its lock; empty if there are none."""
     with suppress(OSError):
-        users = processes.processes_with(os.stat(disk.path))
+        users = [processes.describe(opener.pid) for opener in processes.openers_of(os.stat(disk.path))]
         if users:
-            return f", but it is open in {', '.join(map(processes.describe, users))}"
+            return f", but it is open in {', '.join(users)}"
     return ""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 _SYS_PIDFD_GETFD: Final = 438  # <asm-generic/unistd.h>, Linux 5.6; Python has no name for it
 
@@ -62,6 +62,40 @@ def open_files(pid: int) -> Iterator[tuple[int, str]]:
             target = target_of(fd, pid)
             if target.startswith("/"):
                 yield fd, target
+
+
+class OpenedAs(NamedTuple):
+    """How a process has a file open.
+
+    :ivar flags: the flags that it was opened with (open(2)).
+    :ivar inode: the inode number of the file; None before Linux 5.14.
+    """
+
+    flags: int
+    inode: int | None
+
+    @property
+    def can_read_or_write(self) -> bool:
+        """Whether the content can be read or written by the descriptor. Those of O_PATH only name a file."""
+        return not self.flags & os.O_PATH
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the content can be written by the descriptor."""
+        return self.can_read_or_write and self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+def opened_as(fd: int, pid: int) -> OpenedAs:
+    """Return how a process has a file open (/proc/PID/fdinfo in proc(5)). No file system is asked.
+
+    :param fd: the number of the descriptor.
+    :param pid: the process.
+    :returns: the flags and the inode number.
+    :raises OSError: it is not open, or the process cannot be looked at.
+    """
+    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line)
+    return OpenedAs(int(fields["flags"], 8), int(fields["ino"]) if "ino" in fields else None)
 
 
 def _directory(pid: int | None) -> str:

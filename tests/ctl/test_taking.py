@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,99 @@ def test_virtlockd_gives_locks_too(tmp_path: Path) -> None:
         with host.holder(disk):
             assert locks_on(disk) == held(host)
             assert "is locked by somebody" in host.lockctl("run", disk, "--", "true", status=75)
+
+
+# Disks that are in use without their locks
+
+
+@contextmanager
+def opener(disk: Path, way: str, name: str = "qemu-system-x86_64") -> Iterator[int]:
+    """Run a program of the given name, as QEMU with a guest, that has the disk open; give its pid."""
+    program = disk.parent / name
+    if not program.exists():
+        program.symlink_to("/bin/sh")
+    script = f"exec 3{way}'{disk}'; echo up; read _"
+    guest = ["-name", "guest=vm7,debug-threads=on"] if name.startswith("qemu") else []
+    with subprocess.Popen(
+        [program, "-c", script, *guest], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("way", "word"), [("<>", "writing"), (">>", "writing"), ("<", "reading")])
+@pytest.mark.parametrize("leases", [False, True])
+def test_a_disk_that_a_guest_without_the_lock_has_open_is_refused(
+    host: Host, way: str, word: str, leases: bool
+) -> None:
+    """A paused guest writes to its disk again when it goes on, and a running one reads its backing file."""
+    if leases:
+        host.lockspace()
+    disk, free = host.disk("disk"), host.disk("a-free-disk")
+    with opener(disk, way) as pid:
+        commands: list[list[str | Path]] = [["run", free, disk, "--", "true"], ["acquire", free, disk]]
+        for command in commands:
+            told = host.lockctl(*command, status=75)
+            who = f'domain "vm7" (qemu-system-x86, pid {pid})'
+            assert told.startswith(
+                f"lockctl: {disk} is open for {word} in {who}, which does not hold its lock"
+            )
+            assert "--force" in told
+        assert locks_on(disk) == locks_on(free) == []
+        with host.holder("--force", disk):
+            assert leases or locks_on(disk) == held(host)
+    host.lockctl("run", free, disk, "--", "true")
+
+
+def test_a_link_to_a_disk_that_a_guest_has_open_is_refused(host: Host) -> None:
+    disk = host.disk("disk")
+    link = disk.with_name("link")
+    link.hardlink_to(disk)
+    with opener(link, "<"):
+        host.lockctl("run", disk, "--", "true", status=75)
+
+
+def test_a_writer_that_is_no_guest_is_refused_and_a_reader_is_not(host: Host) -> None:
+    disk = host.disk("disk")
+    with opener(disk, "<>", "writer") as pid:
+        told = host.lockctl("run", disk, "--", "true", status=75)
+        assert f"is open for writing in process writer (pid {pid})" in told
+    with opener(disk, "<", "backup"):
+        host.lockctl("run", disk, "--", "true")
+
+
+def test_a_disk_is_shared_with_readers_and_with_owners_that_write(host: Host) -> None:
+    disk = host.disk("disk")
+    with opener(disk, "<"):
+        host.lockctl("run", "--shared", disk, "--", "true")
+    qemu = disk.with_name("qemu-guest")
+    qemu.symlink_to("/bin/sh")
+    writing = (str(qemu), "-c", f"exec 3<>'{disk}'; echo up; read _", "-name", "guest=vm8")
+    with host.holder("--shared", disk, command=writing):
+        host.lockctl("run", "--shared", disk, "--", "true")
+    with opener(disk, "<>"):
+        host.lockctl("run", "--shared", disk, "--", "true", status=75)
+
+
+def test_run_waits_for_the_end_of_a_guest_without_the_lock_and_leaves_it_the_lock(host: Host) -> None:
+    disk = host.disk("disk")
+    with ExitStack() as stack:
+        stack.enter_context(opener(disk, "<>"))
+        waiting = subprocess.Popen(
+            host.command("run", "--wait", "30", disk, "--", "echo", "got it"),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=host.environment,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        with host.holder("--force", disk):
+            assert locks_on(disk) == held(host)
+    assert waiting.communicate(timeout=20)[0] == "got it\n"
 
 
 # acquire

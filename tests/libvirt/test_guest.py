@@ -1,5 +1,6 @@
 """A guest's disks are locked from its start to its end, by virtlockd and by lockd alike."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def test_suspend_releases_and_resume_locks_again(host: Host, guest: Guest, image
     assert held_by_nobody(host, image)
     # libvirt releases twice. virtlockd logs an error for the second release, which is none.
     assert ("is not locked" in host.lock_daemon_log()[before:]) == (host.running_lock_daemon == "virtlockd")
+    guest.resume()
+    held_exclusively(host, image)
+
+
+def test_lockctl_takes_no_disk_of_a_paused_guest(host: Host, guest: Guest, image: Path) -> None:
+    """libvirt has released its lock, and QEMU has it open for writing still."""
+    lockctl = str(Path(sys.prefix, "bin", "lockctl"))
+    guest.create()
+    guest.suspend()
+    refused = host.run(lockctl, "run", str(image), "--", "true", check=False)
+    assert refused.returncode == 75
+    assert (
+        f'{image} is open for writing in domain "{guest.name}" (qemu-system-x86, pid {guest.pid})'
+        in refused.stderr
+    )
+    assert host.run(lockctl, "run", "--force", str(image), "--", "echo", "taken").stdout == "taken\n"
     guest.resume()
     held_exclusively(host, image)
 
