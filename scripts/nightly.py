@@ -61,7 +61,7 @@ PARTS = (
             "tests/locks/test_table_machine.py",
             "tests/engines/files/test_slow_mounts.py",
         ),
-        {"HYPOTHESIS_PROFILE": "nightly"},
+        {"HYPOTHESIS_PROFILE": "nightly", "LOCKD_CROWD": "1"},
     ),
     Part(
         "faults: hung file systems, dying owners, refused upgrades, calls that overtake each other",

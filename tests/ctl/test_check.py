@@ -73,6 +73,16 @@ def test_what_keeps_libvirt_from_locking_is_a_warning(host: Host) -> None:
     assert found["lock manager of QEMU's driver"][0] == "WARN"
 
 
+def test_unprintable_characters_of_the_configuration_are_escaped(host: Host) -> None:
+    leases = host.directory / "evil \x1b[31m \x9b31m \x85 \u202e \udcff"
+    text = f'file_lockspace_dir = "{leases}"\n'
+    (host.configuration / "qemu-lockd.conf").write_bytes(text.encode(errors="surrogateescape"))
+    for arguments in ((), ("--json",)):
+        printed = host.lockctl("check", *arguments, status=None)
+        assert "evil" in printed
+        assert printed.replace("\n", "").isprintable()
+
+
 def test_a_lockspace_that_is_no_directory_fails(host: Host) -> None:
     leases = host.lockspace()
     assert checked(host)[f"lockspace {leases}"][0] == "WARN"

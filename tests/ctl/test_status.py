@@ -20,6 +20,7 @@ from lockd.client.resource import Resource
 from tests.ctl.conftest import LOCKCTL, Host, host_with
 from tests.kernel_locks import locks_on
 from tests.private_daemon import VIRTLOCKD
+from tests.raw_client import RawClient
 from tests.waiting import wait_until
 
 SABOTEUR = Path(__file__).with_name("saboteur.py")
@@ -108,6 +109,18 @@ def test_disks_as_arguments_limit_the_list_to_their_locks(host: Host) -> None:
             json.loads(host.lockctl("resource", "-J", wanted))["path"]
         ]
         assert len(rows(host)) == 2
+
+
+def test_a_guest_cannot_write_to_the_terminal_by_its_name(host: Host) -> None:
+    """Escape sequences, C1 control characters, line breaks, marks that reverse text, and bytes that are no text."""
+    disk = host.disk("disk")
+    name = "evil\x1b]0;title\x07\x9b31m\x85\u2028\u202e\n\udcff"
+    with RawClient(host.daemon, name=name) as client:
+        assert client.acquire(disk) is None
+        for arguments in ((), ("--raw",), ("--json",), ("--output-all",)):
+            printed = host.lockctl("status", *arguments, status=None)
+            assert printed.replace("\n", "").isprintable()
+            assert "evil" in printed
 
 
 def test_unprintable_characters_are_escaped_in_a_pipe(host: Host) -> None:
