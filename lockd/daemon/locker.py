@@ -19,8 +19,8 @@ from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
 from lockd.locks.engine import Hold, Later
-from lockd.locks.errors import TryAgain
-from lockd.locks.resource import Resource
+from lockd.locks.errors import LockError, TryAgain
+from lockd.locks.resource import LOST, Resource, State
 from lockd.locks.table import LockTable
 
 T = TypeVar("T")
@@ -69,6 +69,8 @@ class Locker:
         self._slow_calls = slow_calls
         self._tasks = tasks
         self._owner_of = owner_of
+        # The resources whose locks are being taken again, with what is set at the end of that.
+        self._being_taken: dict[Resource, trio.Event] = {}
 
     # Locks
 
@@ -178,7 +180,44 @@ class Locker:
         if self._table.end_holdings_of(resource, pid):
             self._drop_each([resource], pid, self._owner_of(pid))
 
+    def take_again(self, resource: Resource, later: Later[Hold]) -> None:
+        """Have a worker thread take a lock again that is lost. Its owners keep it meanwhile, in doubt.
+
+        If it cannot be taken, that is logged. If it is released meanwhile, it is dropped after that.
+
+        :param resource: the resource, which is held.
+        :param later: takes the lock, and returns the new hold. The old one is replaced.
+        """
+        ended = self._being_taken[resource] = trio.Event()
+        self._tasks.start(self._take_again, resource, later, ended)
+
+    async def _take_again(self, resource: Resource, later: Later[Hold], ended: trio.Event) -> None:
+        try:
+            resource.hold = await self._done(later, surely=True)
+            resource.doubt = LOST
+        except LockError as error:
+            resource.doubt = f"the lock was lost: {error}"
+            _logger.error("%s: %s", resource.path, resource.doubt)
+        finally:
+            del self._being_taken[resource]
+            ended.set()
+        if not resource.engine.holds(resource):
+            for pid in resource.owners if resource.state is State.HELD else ():
+                self.release_by_force(resource, pid)
+
+    async def _drop_when_taken(
+        self, resource: Resource, ended: trio.Event, pid: int, owner: OwnerProcess | None
+    ) -> None:
+        await ended.wait()
+        rest = self._drop(resource, pid, owner)
+        if rest is not None:
+            await rest()
+
     def _drop(self, resource: Resource, pid: int, owner: OwnerProcess | None = None) -> Continuation | None:
+        if self._being_taken:
+            ended = self._being_taken.get(resource)
+            if ended is not None:
+                return partial(self._drop_when_taken, resource, ended, pid, owner)
         later: Later[None] | None = None
         try:
             later = resource.engine.drop(resource)
@@ -272,9 +311,12 @@ class Locker:
     def _rest_of(self, later: Later[None] | None) -> Continuation | None:
         return None if later is None else partial(self._done, later)
 
-    async def _done(self, later: Later[T], is_wanted: Callable[[], bool] = lambda: True) -> T:
+    async def _done(
+        self, later: Later[T], is_wanted: Callable[[], bool] = lambda: True, *, surely: bool = False
+    ) -> T:
         """Have a worker thread do the work, and do it again after pauses while somebody is in the way for a moment.
 
+        :param surely: whether to wait as long as no thread can be started.
         :raises LockError: it cannot be done, or somebody has been in the way for too long.
         """
         began = trio.current_time()
@@ -282,10 +324,18 @@ class Locker:
         while True:
             tried = trio.current_time() - began
             try:
-                return await self._slow_calls.run(later.queue, later.work)
+                if surely:
+                    result = await self._slow_calls.run_surely(later.queue, later.work)
+                else:
+                    result = await self._slow_calls.run(later.queue, later.work)
             except TryAgain as error:
                 if tried > error.seconds or not is_wanted():
                     raise error.refusal from None
+            else:
+                if not isinstance(result, Later):
+                    return result
+                later = result
+                continue
             await trio.sleep(pause)
             pause = min(2 * pause, _LONGEST_WAIT)
 

@@ -17,6 +17,26 @@ _DEVICE: Final = 2
 _NO_INODE: Final = -1
 
 
+def is_block_device(identity: Identity) -> bool:
+    """Return whether an identity is that of a block device.
+
+    :param identity: what ``identity_of`` returned.
+    :returns: False for all other files.
+    """
+    return identity[1] == _NO_INODE
+
+
+def device_queue(identity: Identity) -> str:
+    """Return the name of the queue of what may wait for a block device.
+
+    To open it can wait for its path, and the last close(2) writes all its dirty pages out.
+
+    :param identity: the identity of the block device.
+    :returns: the path that udev makes for the device.
+    """
+    return f"/dev/block/{os.major(identity[0])}:{os.minor(identity[0])}"
+
+
 def identity_of(status: os.stat_result) -> Identity:
     """Return what identifies a file.
 

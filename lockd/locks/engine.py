@@ -27,10 +27,11 @@ class Later(Generic[T]):
     :ivar queue: what the work may wait for, for example a mount point. Work of one queue never delays the work of
         another.
     :ivar work: does the work, and returns or raises what the engine's method would have. If it raises ``TryAgain``,
-        nothing is done, and it can be called again after a pause.
+        nothing is done, and it can be called again after a pause. If it returns another ``Later``, nothing is done
+        either: it has found that it would wait for something else, and that work is to be done instead.
     """
 
-    def __init__(self, queue: str, work: Callable[[], T]) -> None:
+    def __init__(self, queue: str, work: Callable[[], T | Later[T]]) -> None:
         self.queue = queue
         self.work = work
 
@@ -147,13 +148,24 @@ class Engine:
         """
         raise NotImplementedError
 
-    def check(self, resources: Iterable[Resource]) -> None:
+    def lost(self, resource: Resource) -> Hold:
+        """Return what stands for the hold of a lock that is gone, until the lock is taken again.
+
+        ``holds`` is False for it, there is nothing to drop, and the next program cannot adopt it.
+
+        :param resource: the resource.
+        :returns: the hold.
+        """
+        raise NotImplementedError
+
+    def check(self, resources: Iterable[Resource]) -> list[tuple[Resource, Later[Hold]]]:
         """Compare adopted holds with the locks that there really are; this does not block.
 
         A lock that is gone is taken again if that cannot block. Sets ``resource.doubt`` if the lock was gone, or if
         the kernel should list it and cannot be asked. Nothing is known of a lock that is not listed (``is_listed``).
 
         :param resources: resources with holds of this engine.
+        :returns: the resources whose locks are gone and are to be taken again by work that may block.
         """
         raise NotImplementedError
 

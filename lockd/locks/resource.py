@@ -13,6 +13,9 @@ DIRECT: Final = ""
 LOST: Final = "the lock was lost, and taken again"
 """The doubt of a resource whose lock was gone for a while, so that somebody else may have used the disk."""
 
+BEING_TAKEN: Final = "the lock was lost, and is being taken again"
+"""The doubt of a resource whose lock a worker thread is to take again."""
+
 _next_number: Final = count(1).__next__
 
 

@@ -185,8 +185,8 @@ class Calls:
         assert result.queue
         self.left.append(method)
         with ThreadPoolExecutor(1) as pool:
-            done: T = pool.submit(result.work).result()
-        return done
+            done: T | Later[T] = pool.submit(result.work).result()
+        return self._done(method, done, before)
 
     # Live upgrade
 
@@ -679,5 +679,7 @@ def left_to_threads(calls: Calls) -> list[str]:
 
 
 def finish(result: T | Later[T]) -> T:
-    """Return what an engine's method has returned, or what its work returns."""
-    return result.work() if isinstance(result, Later) else result
+    """Return what an engine's method has returned, or what its work returns in the end."""
+    while isinstance(result, Later):
+        result = result.work()
+    return result

@@ -32,7 +32,7 @@ from lockd.engines.files import file_lock
 from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.lockspaces import path_of
-from lockd.linux.file_identity import Identity
+from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.locks.engine import Hold, Later
 from lockd.locks.errors import (
     Busy,
@@ -173,11 +173,11 @@ class TableMachine(RuleBasedStateMachine):
         try:
             if in_thread:
                 resource.queue = "/"
-                taken = file_lock.take_pinned(self.inodes, resource)
+                taken = file_lock.take_pinned(self.inodes, resource, device_named(resource.path))
             else:
                 taken = self.engine.take(resource)
-                if isinstance(taken, Later):
-                    assert os.path.islink(resource.path)
+                while isinstance(taken, Later):
+                    assert os.path.islink(resource.path) or device_named(resource.path) is not None
                     taken = taken.work()
         except LockError:
             self.table.forget(resource)
@@ -440,6 +440,15 @@ def identity(status: os.stat_result) -> Identity:
     if stat.S_ISBLK(status.st_mode):
         return status.st_rdev, -1
     return status.st_dev, status.st_ino
+
+
+def device_named(path: str) -> Identity | None:
+    """Return the identity of a block device; None for a path that leads to none."""
+    try:
+        found = identity_of(os.stat(path))
+    except (OSError, ValueError):
+        return None
+    return found if is_block_device(found) else None
 
 
 def assert_refused(error: LockError, expected: LockError | None) -> None:

@@ -15,7 +15,7 @@ from lockd.daemon.upgrade import salvage
 from lockd.libvirt.state_document import is_autocreate, is_shared
 from lockd.locks.engine import Later
 from lockd.locks.errors import Busy, NotHeld
-from lockd.locks.resource import LOST, Resource, State
+from lockd.locks.resource import BEING_TAKEN, LOST, Resource, State
 from lockd.locks.table import LockTable
 
 _LOGGED_PER_TURN: Final = 50
@@ -25,17 +25,18 @@ millisecond."""
 _logger = logging.getLogger(__name__)
 
 
-def adopt_lockspace(table: LockTable, now: float, entry: dict[str, Any]) -> None:
+def adopt_lockspace(table: LockTable, locker: Locker, now: float, entry: dict[str, Any]) -> None:
     """Take over a lockspace and its locks. A lock that cannot be taken over is logged.
 
     :param table: the lock table.
+    :param locker: takes a lock again that is lost.
     :param now: the present time, in seconds since the epoch. It is used for locks whose age is not known.
     :param entry: the entry of the lockspace in the state.
     :raises LookupError: the entry has no path.
     """
     lockspace = entry["directory"]
     table.add_lockspace(lockspace)
-    adopt = partial(_adopt_resource, table, now, lockspace)
+    adopt = partial(_adopt_resource, table, locker, now, lockspace)
     salvage.each("the lock on", entry.get("resources"), "path", adopt)
 
 
@@ -49,12 +50,14 @@ def finish_release(table: LockTable, locker: Locker, now: float, entry: dict[str
     :raises LockError: the lock is lost, or another process has it.
     :raises LookupError: the entry is incomplete.
     """
-    resource = _adopt_resource(table, now, entry["lockspace"], entry)
+    resource = _adopt_resource(table, locker, now, entry["lockspace"], entry)
     for owner in list(resource.owners):
         locker.release_by_force(resource, owner)
 
 
-def _adopt_resource(table: LockTable, now: float, lockspace: str, entry: dict[str, Any]) -> Resource:
+def _adopt_resource(
+    table: LockTable, locker: Locker, now: float, lockspace: str, entry: dict[str, Any]
+) -> Resource:
     extra = entry.get("lockd", {})
     resource = Resource(
         lockspace,
@@ -76,14 +79,16 @@ def _adopt_resource(table: LockTable, now: float, lockspace: str, entry: dict[st
             "%s: %s; both names keep the lock until all their owners are gone", resource.path, error
         )
     except OSError:
-        _take_again(table, resource, entry["owners"])
+        _take_again(table, locker, resource, entry["owners"])
     else:
         table.adopt(resource, entry["owners"], hold)
     return resource
 
 
-def _take_again(table: LockTable, resource: Resource, owners: list[int]) -> None:
+def _take_again(table: LockTable, locker: Locker, resource: Resource, owners: list[int]) -> None:
     """Take a lock again that was lost with its descriptor, if one of its owners still exists.
+
+    If that may block, a worker thread does it, and the lock is in doubt meanwhile (Invariant 3).
 
     :raises NotHeld: no owner exists any more.
     :raises LockError: the lock cannot be taken, for example because another process has it now.
@@ -91,20 +96,27 @@ def _take_again(table: LockTable, resource: Resource, owners: list[int]) -> None
     if not any(Path(f"/proc/{pid}").exists() for pid in owners):
         raise NotHeld(resource.name)
     taken = resource.engine.take(resource)
-    table.adopt(resource, owners, taken.work() if isinstance(taken, Later) else taken)
-    resource.doubt = LOST
+    if isinstance(taken, Later):
+        table.adopt(resource, owners, resource.engine.lost(resource))
+        resource.doubt = BEING_TAKEN
+        locker.take_again(resource, taken)
+    else:
+        table.adopt(resource, owners, taken)
+        resource.doubt = LOST
 
 
-def check_locks(table: LockTable) -> None:
+def check_locks(table: LockTable, locker: Locker) -> None:
     """Compare all adopted locks with those that are really held. See ``Engine.check``.
 
     :param table: the lock table, with all adopted locks.
+    :param locker: takes a lock again that is lost.
     """
     by_engine: dict[Any, list[Resource]] = {}
     for resource in table:
         by_engine.setdefault(resource.engine, []).append(resource)
     for engine, resources in by_engine.items():
-        engine.check(resources)
+        for resource, later in engine.check(resources):
+            locker.take_again(resource, later)
 
 
 async def log_locks(table: LockTable, owners: Owners) -> None:

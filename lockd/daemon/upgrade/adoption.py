@@ -27,12 +27,12 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
     if isinstance(extra.get("timeout", ""), int | None):
         daemon.lifetime.timeout = extra["timeout"]
     now = time()
-    adopt_lockspace = partial(adopted_locks.adopt_lockspace, daemon.table, now)
+    adopt_lockspace = partial(adopted_locks.adopt_lockspace, daemon.table, daemon.locker, now)
     direct = {"directory": DIRECT, **salvage.dictionary(state, "defaultLockspace")}
     for lockspaces in (state.get("lockspaces"), [direct]):
         salvage.each("lockspace", lockspaces, "directory", adopt_lockspace)
     with salvage.part("the kernel's list of locks"):
-        adopted_locks.check_locks(daemon.table)
+        adopted_locks.check_locks(daemon.table, daemon.locker)
     adopt_owner = partial(adopted_clients.adopt_owner, daemon.owners)
     salvage.each("owner", extra.get("owners"), "pid", adopt_owner)
     servers = salvage.dictionary(salvage.dictionary(state, "daemon"), "servers")

@@ -91,6 +91,8 @@ def unfinished(daemon: Daemon) -> str | None:
     for resource in daemon.table:
         if resource.state is not State.HELD:
             return f"{resource.path} is {resource.state.value}"
+        if not resource.engine.holds(resource):
+            return f"the lost lock of {resource.path} is being taken again"
     for process in daemon.owners:
         if process.fencing_since is not None:
             return f"{process.describe()} is being killed"

@@ -9,16 +9,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from lockd.engines.files import file_lock, lockspaces
-from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.engines.files.inodes import NOT_OPEN, BlockDevice, Claim, Claimed, Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
-from lockd.linux.file_identity import Identity, identity_of
+from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
 from lockd.locks.errors import Busy, LockError, SystemCallFailed, TryAgain
-from lockd.locks.resource import LOST, Resource
+from lockd.locks.resource import BEING_TAKEN, LOST, Resource
+
+_NO_FILE: Final[Identity] = (0, 0)
+"""The identity of no file: no file system has the device number 0."""
 
 
 class FilesEngine(Engine):
@@ -41,20 +44,45 @@ class FilesEngine(Engine):
         slow_mount = self._mounts.slow_mount(resource.path)
         if slow_mount is None:
             try:
-                return file_lock.take(self._inodes, resource)
+                claim = file_lock.take(self._inodes, resource)
+            except BlockDevice as device:
+                return self._take_device(resource, device.identity)
             except TryAgain:
                 pass
             except SystemCallFailed as error:
                 # Opening a symbolic link fails with ELOOP. It may lead anywhere, and a worker thread can open it.
                 if error.errno != errno.ELOOP:
                     raise
+            else:
+                if is_block_device(claim.identity):
+                    resource.queue = device_queue(claim.identity)
+                return claim
             slow_mount = self._mounts.slow_mount(f"{resource.path}/") or _directory_of(resource.path)
         resource.queue = slow_mount
-        return Later(slow_mount, partial(file_lock.take_pinned, self._inodes, resource))
+        return Later(slow_mount, partial(self._take_pinned, resource))
+
+    def _take_pinned(self, resource: Resource) -> Hold | Later[Hold]:
+        """Lock a resource's file, in a worker thread; if it is a block device, in another thread of its own queue."""
+        try:
+            return file_lock.take_pinned(self._inodes, resource)
+        except BlockDevice as device:
+            return self._take_device(resource, device.identity)
+
+    def _take_device(self, resource: Resource, device: Identity) -> Later[Hold]:
+        resource.queue = device_queue(device)
+        return Later(resource.queue, partial(self._take_pinned_device, resource, device))
+
+    def _take_pinned_device(self, resource: Resource, device: Identity) -> Hold | Later[Hold]:
+        try:
+            return file_lock.take_pinned(self._inodes, resource, device)
+        except BlockDevice as other:
+            return self._take_device(resource, other.identity)
 
     def drop(self, resource: Resource) -> Later[None] | None:
         """Unlock a resource's file, and remove it where it was made for the lock. See ``Engine.drop``."""
         claim = _claim_of(resource.hold)
+        if not claim.is_open:
+            return None  # the lock was lost
         if resource.queue is not None:
             return Later(resource.queue, partial(file_lock.drop, self._inodes, resource, claim))
         file_lock.drop(self._inodes, resource, claim)
@@ -129,23 +157,35 @@ class FilesEngine(Engine):
             claim = self._inodes.adopt(fd, resource, identity)
         except Claimed as claimed:
             raise Busy(resource.name, claimed.claim.holder) from None
+        if is_block_device(claim.identity):
+            # virtlockd does not tell, and a lockd before this one served block devices on the spot.
+            resource.queue = device_queue(claim.identity)
         for parked in facts.get("parked", ()):
             with suppress(OSError):
                 os.set_inheritable(parked, False)
                 self._inodes.park(parked, claim)
         return claim
 
-    def check(self, resources: Iterable[Resource]) -> None:
+    def lost(self, resource: Resource) -> Hold:
+        """Return what stands for the hold of a lock that is gone. See ``Engine.lost``."""
+        return Claim(resource, _NO_FILE, NOT_OPEN)
+
+    def check(self, resources: Iterable[Resource]) -> list[tuple[Resource, Later[Hold]]]:
         """Compare adopted holds with the locks that the kernel lists. See ``Engine.check``."""
         listed: dict[Identity, bool] = {
             (lock.device, lock.inode): lock.exclusive for lock in posix_locks(os.getpid())
         }
+        to_take: list[tuple[Resource, Later[Hold]]] = []
         for resource in resources:
+            claim = _claim_of(resource.hold)
             # If the kernel lists no locks of a file system, nothing can be known of them here.
-            if self.is_listed(resource):
-                self._check(resource, _claim_of(resource.hold), listed)
+            if claim.is_open and self.is_listed(resource):
+                later = self._check(resource, claim, listed)
+                if later is not None:
+                    to_take.append((resource, later))
+        return to_take
 
-    def _check(self, resource: Resource, claim: Claim, listed: dict[Identity, bool]) -> None:
+    def _check(self, resource: Resource, claim: Claim, listed: dict[Identity, bool]) -> Later[Hold] | None:
         exclusive = listed.get(claim.identity)
         try:
             if exclusive is None:
@@ -153,19 +193,17 @@ class FilesEngine(Engine):
                 exclusive = _locked_exclusively(claim.fd)
         except OSError as error:
             resource.doubt = f"the kernel says nothing of the lock: {error.strerror}"
-            return
+            return None
         if exclusive is None or exclusive == resource.shared:
-            resource.doubt = self._take_again(resource, claim.fd)
-
-    def _take_again(self, resource: Resource, fd: int) -> str:
-        """Lock a file whose lock is gone, where that cannot block. Return what is to be said of the lock."""
-        if resource.queue is not None:
-            return "the lock was lost"
-        try:
-            file_lock.lock(fd, resource)
-        except LockError as error:
-            return f"the lock was lost: {error}"
-        return LOST
+            if resource.queue is not None:
+                resource.doubt = BEING_TAKEN
+                return Later(resource.queue, partial(_lock_again, resource, claim))
+            try:
+                _lock_again(resource, claim)
+                resource.doubt = LOST
+            except LockError as refusal:
+                resource.doubt = f"the lock was lost: {refusal}"
+        return None
 
     def check_path(self, resource: Resource) -> None:
         """Doubt a lock whose path names another file now. See ``Engine.check_path``."""
@@ -184,6 +222,12 @@ def _directory_of(path: str) -> str:
     Whoever can replace a file there by a link to a server that hangs holds up this directory only.
     """
     return path[: path.rfind("/")] or "/"
+
+
+def _lock_again(resource: Resource, claim: Claim) -> Hold:
+    """Lock a file whose lock is gone, although the file is still open."""
+    file_lock.lock(claim.fd, resource)
+    return claim
 
 
 def _locked_exclusively(fd: int) -> bool | None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from lockd.engines.files.inodes import Claim, Claimed, Inodes
-from lockd.linux.file_identity import identity_of
+from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.leases import break_seconds
 from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared
 from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed, TryAgain
@@ -35,24 +35,27 @@ def take(inodes: Inodes, resource: Resource) -> Claim:
     :raises SystemCallFailed: the file cannot be opened or locked. With ELOOP the path may only be a symbolic link:
         ``take_pinned`` can lock those.
     :raises TryAgain: see ``claim_refused`` and ``opening_failed``.
+    :raises BlockDevice: the file is a block device.
     """
-    return _take(inodes, resource, pinned=False)
+    return _take(inodes, resource, None, pinned=False)
 
 
-def take_pinned(inodes: Inodes, resource: Resource) -> Claim:
+def take_pinned(inodes: Inodes, resource: Resource, device: Identity | None = None) -> Claim:
     """Lock a resource's file, whatever file system its path leads to; for a worker thread.
 
     :param inodes: the registry that opens the file.
     :param resource: the resource.
+    :param device: the block device in whose queue the thread is, or None.
     :returns: the claim on the locked file.
     :raises Busy: another process, or another name of the same file, holds it.
     :raises SystemCallFailed: the file cannot be opened or locked.
     :raises TryAgain: see ``claim_refused`` and ``opening_failed``.
+    :raises BlockDevice: the file is another block device.
     """
-    return _take(inodes, resource, pinned=True)
+    return _take(inodes, resource, device, pinned=True)
 
 
-def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
+def _take(inodes: Inodes, resource: Resource, device: Identity | None, *, pinned: bool) -> Claim:
     autocreate = resource.autocreate
     path = resource.path
     flags = _OPEN_OR_CREATE if autocreate else _OPEN
@@ -63,7 +66,7 @@ def _take(inodes: Inodes, resource: Resource, *, pinned: bool) -> Claim:
                 if created is not None:
                     return created
             if pinned:
-                claim = inodes.open_pinned(path, flags, resource)
+                claim = inodes.open_pinned(path, flags, resource, device=device)
             else:
                 claim = inodes.open(path, flags, resource)
         except Claimed as claimed:

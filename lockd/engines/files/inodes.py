@@ -17,7 +17,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final
 
-from lockd.linux.file_identity import Identity, identity_of
+from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
 from lockd.locks.engine import Hold
@@ -58,7 +58,8 @@ _DANGLING: Final = "it is a symbolic link to a file that does not exist"
 
 _KNOWN_MAX: Final = 16384
 
-_NOT_OPEN: Final = -1
+NOT_OPEN: Final = -1
+"""The descriptor of a claim whose file is not open."""
 
 ABANDONED: Final = "a call that an upgrade cut off"
 """The holder of a descriptor that a worker thread had just opened when the program was replaced. The next claim on its
@@ -79,6 +80,17 @@ class Claimed(Exception):
         self.claim = claim
 
 
+class BlockDevice(Exception):
+    """The file is a block device, which may block, and was not opened.
+
+    :ivar identity: what identifies it.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(identity)
+        self.identity = identity
+
+
 class Claim(Hold):
     """The right to open one inode, and the descriptors that are open on it.
 
@@ -95,6 +107,11 @@ class Claim(Hold):
         self.identity = identity
         self.fd = fd
         self.parked: list[int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self.fd != NOT_OPEN
 
 
 class Inodes:
@@ -115,7 +132,8 @@ class Inodes:
         What is neither a regular file nor a block device must not be opened at all, so the file is pinned first, by
         ``open_pinned``. That takes three system calls more. A path that led to a regular file, and that nobody but
         root and the daemon's own user can have lead anywhere else, is opened at once the next time. That may change
-        unnoticed if the directory gets another owner; then the kind is still looked at once the file is open.
+        unnoticed if the directory gets another owner, or if root puts a block device in place of the file; then the
+        kind is still looked at once the file is open.
 
         If it is opened at once, its inode is known only after that. If the inode is claimed already, the new
         descriptor must not be closed: it is parked with the claim (Invariant 1). While a descriptor is parked, files
@@ -126,6 +144,7 @@ class Inodes:
         :param holder: what the claim is for.
         :returns: the new claim.
         :raises Claimed: the inode is claimed already.
+        :raises BlockDevice: it is a block device.
         :raises OSError: open(2) failed; with ELOOP if the path is a symbolic link, which may lead anywhere, and with
             EWOULDBLOCK if somebody has a lease on the file, which may take a minute to break. Or it is neither a
             regular file nor a block device.
@@ -195,7 +214,9 @@ class Inodes:
         finally:
             self._mutex.release()
 
-    def open_pinned(self, path: str, flags: int, holder: Any, *, lockable: bool = True) -> Claim:
+    def open_pinned(
+        self, path: str, flags: int, holder: Any, *, lockable: bool = True, device: Identity | None = None
+    ) -> Claim:
         """Open a file and claim its inode, without ever opening an inode that is claimed already.
 
         The file is pinned first: opened with O_PATH, as closing such a descriptor ends no lock, and opens no device
@@ -207,8 +228,10 @@ class Inodes:
         :param flags: flags of open(2). With O_CREAT a missing file is made, but not behind a symbolic link.
         :param holder: what the claim is for.
         :param lockable: whether to open a regular file or a block device only.
+        :param device: the one block device that may be opened, as this call is in its queue; None if none may.
         :returns: the new claim.
         :raises Claimed: the inode is claimed already.
+        :raises BlockDevice: it is another block device.
         :raises OSError: open(2) failed, or it is neither a regular file nor a block device.
         """
         flags |= _SAFELY
@@ -219,19 +242,22 @@ class Inodes:
                 if not flags & os.O_CREAT:
                     raise
             else:
-                return self._open_pin(pin, flags, holder, lockable)
+                return self._open_pin(pin, flags, holder, lockable, device)
             made = self._make(path, flags, holder)
             if made is not None:
                 return made
 
-    def _open_pin(self, pin: int, flags: int, holder: Any, lockable: bool) -> Claim:
+    def _open_pin(self, pin: int, flags: int, holder: Any, lockable: bool, device: Identity | None) -> Claim:
         """Open what is pinned, and close the pin."""
         try:
             status = _fstat(pin)
             if lockable:
                 _check_kind(status)
-            claim = self._claim(holder, identity_of(status))
-            if claim.fd == _NOT_OPEN:
+            identity = identity_of(status)
+            if is_block_device(identity) and identity != device:
+                raise BlockDevice(identity)
+            claim = self._claim(holder, identity)
+            if claim.fd == NOT_OPEN:
                 try:
                     claim.fd = _open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
                 except OSError:
@@ -364,7 +390,7 @@ class Inodes:
         :raises OSError: close(2) reported an error for the locked descriptor. It is closed, and the claim has ended.
         """
         try:
-            if claim.fd != _NOT_OPEN:
+            if claim.fd != NOT_OPEN:
                 _close(claim.fd)
         finally:
             self._forget(claim)
@@ -385,7 +411,7 @@ class Inodes:
         raise Claimed(present)
 
     def _claim(self, holder: Any, identity: Identity) -> Claim:
-        claim = Claim(holder, identity, _NOT_OPEN)
+        claim = Claim(holder, identity, NOT_OPEN)
         with self._mutex:
             present = self._claims.setdefault(identity, claim)
             if present is not claim and present.holder is ABANDONED:

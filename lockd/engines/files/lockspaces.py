@@ -3,7 +3,7 @@
 import os
 
 from lockd.engines.files.file_lock import claim_refused, opening_failed
-from lockd.engines.files.inodes import Claimed, Inodes
+from lockd.engines.files.inodes import BlockDevice, Claimed, Inodes
 from lockd.linux.directories import make_directories
 from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT
@@ -67,6 +67,8 @@ def create_file(inodes: Inodes, path: str) -> None:
         inodes.close(inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None))
     except Claimed:
         return  # held under another name: it exists
+    except BlockDevice:
+        return  # it exists, and opening it could wait
     except OSError as error:
         failed = SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True)
         raise opening_failed(failed) from None

@@ -24,7 +24,9 @@ def main() -> None:
             resource = Resource(DIRECT, path, path, engine, 0.0, mode == "READ", False)
             try:
                 taken = engine.take(resource)
-                resource.hold = taken.work() if isinstance(taken, Later) else taken
+                while isinstance(taken, Later):
+                    taken = taken.work()
+                resource.hold = taken
                 held.append(resource)
             except Busy:
                 granted = False

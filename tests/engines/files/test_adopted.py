@@ -130,14 +130,28 @@ def test_nothing_is_known_of_a_lock_that_the_kernel_does_not_list(tmp_path: Path
     adopted.drop(disk)
 
 
-def test_a_lost_lock_is_not_taken_again_if_that_may_block(tmp_path: Path) -> None:
+def test_a_lost_lock_is_taken_again_by_a_worker_thread_if_that_may_block(tmp_path: Path) -> None:
     adopted = Adopted(tmp_path / "disk", slow_mounts({str(tmp_path): "nfs4"}))
     disk = adopted.resource()
-    adopted.adopt(disk)
-    adopted.engine.check([disk])
-    assert disk.doubt == "the lock was lost"
+    claim = adopted.adopt(disk)
+    ((to_take, later),) = adopted.engine.check([disk])
+    assert to_take is disk
+    assert later.queue == str(tmp_path)
+    assert disk.doubt == "the lock was lost, and is being taken again"
     assert locks_on(adopted.path) == []
+    assert later.work() is claim
+    assert locks_on(adopted.path) == OWN_LOCK
     adopted.drop(disk)
+
+
+def test_what_stands_for_a_lost_lock_is_no_lock(adopted: Adopted) -> None:
+    disk = adopted.resource()
+    disk.hold = adopted.engine.lost(disk)
+    assert not adopted.engine.holds(disk)
+    assert adopted.engine.check([disk]) == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        adopted.engine.adopt(adopted.resource(), adopted.engine.describe(disk))
+    assert adopted.engine.drop(disk) is None
 
 
 def test_a_lost_lock_that_somebody_else_has_taken_is_in_doubt(adopted: Adopted, outsider: Outsider) -> None:

@@ -16,6 +16,7 @@ from tests.uncompiled import uncompiled
 with uncompiled():
     from lockd.engines.files import file_lock
     from lockd.engines.files.inodes import Claim, Inodes
+    from lockd.linux.file_identity import Identity
     from lockd.locks.engine import Engine
     from lockd.locks.errors import Busy, SystemCallFailed, TryAgain
     from lockd.locks.errors import Outsider as Outside
@@ -51,8 +52,16 @@ class Meddled(Inodes):
             self.acts = acts
         return self._meddle(claim)
 
-    def open_pinned(self, path: str, flags: int, holder: object, *, lockable: bool = True) -> Claim:
-        return self._meddle(super().open_pinned(path, flags, holder, lockable=lockable))
+    def open_pinned(
+        self,
+        path: str,
+        flags: int,
+        holder: object,
+        *,
+        lockable: bool = True,
+        device: Identity | None = None,
+    ) -> Claim:
+        return self._meddle(super().open_pinned(path, flags, holder, lockable=lockable, device=device))
 
     def _meddle(self, claim: Claim) -> Claim:
         self._act()

@@ -7,15 +7,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from sys import getswitchinterval, setswitchinterval
 
 import pytest
 
 from lockd.engines.files import file_lock
-from lockd.engines.files.inodes import ABANDONED, Claim, Claimed, Inodes
+from lockd.engines.files.inodes import ABANDONED, BlockDevice, Claim, Claimed, Inodes
 from lockd.engines.files.lockspaces import create_file, delete_file
 from lockd.linux import record_locks
+from lockd.linux.file_identity import identity_of
 from lockd.locks.engine import Engine
 from lockd.locks.errors import Busy
 from lockd.locks.resource import Resource
@@ -106,12 +108,20 @@ def test_nodes_of_one_device_are_one_inode(device: Path, tmp_path: Path) -> None
     node = tmp_path / "node"
     os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
     inodes = Inodes()
-    claim = inodes.open(str(device), os.O_RDWR, "first")
+    identity = identity_of(device.stat())
+    claim = inodes.open_pinned(str(device), os.O_RDWR, "first", device=identity)
     with pytest.raises(Claimed):
-        inodes.open(str(node), os.O_RDWR, "second")
-    with pytest.raises(Claimed):
-        inodes.open_pinned(str(node), os.O_RDWR, "third")
+        inodes.open_pinned(str(node), os.O_RDWR, "second", device=identity)
     inodes.close(claim)
+
+
+def test_a_device_is_opened_only_by_who_is_in_its_queue(device: Path) -> None:
+    inodes = Inodes()
+    for open_claimed in (inodes.open, inodes.open_pinned, partial(inodes.open_pinned, device=(0, -1))):
+        with pytest.raises(BlockDevice) as caught:
+            open_claimed(str(device), os.O_RDWR, "first")
+        assert caught.value.identity == (device.stat().st_rdev, -1)
+    assert inodes.descriptors() == []
 
 
 def test_what_cannot_be_opened_leaves_no_claim(tmp_path: Path) -> None:
