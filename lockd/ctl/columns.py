@@ -88,7 +88,11 @@ _ALL: Final = [
         lambda holding: _short_moment(holding.fencing),
     ),
     Column("SLOW", "mount point of a file system that may block", lambda holding: holding.slow),
-    Column("KERNEL", "whether /proc/locks agrees: yes, no or unlisted", lambda holding: holding.kernel),
+    Column(
+        "KERNEL",
+        "whether /proc/locks agrees: yes, no, unlisted, or server if it cannot know",
+        lambda holding: holding.kernel,
+    ),
     Column("DOUBT", "why the lock was in doubt at the last upgrade", lambda holding: holding.doubt),
 ]
 

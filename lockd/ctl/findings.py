@@ -1,24 +1,27 @@
 """The checks of ``lockctl check``."""
 
+import errno
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from lockd.client.errors import ClientError, UnknownProgram
+from lockd.client.calls import this_process
+from lockd.client.connection import LockConnection
+from lockd.client.errors import ClientError, SystemCallFailed, UnknownProgram
 from lockd.client.naming import lease_name
 from lockd.client.plugin_config import FILE_NAME, PluginConfig, read_plugin_config
+from lockd.client.resource import Resource
 from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Failure
 from lockd.ctl.file_locks import lock_holder
-from lockd.ctl.holdings import AGREES, overview
+from lockd.ctl.holdings import AT_SERVER, overview
+from lockd.ctl.processes import disks_in_arguments, is_qemu
 from lockd.libvirt import conf
-from lockd.libvirt.addresses import own_addresses
+from lockd.libvirt.addresses import default_pool, own_addresses
 from lockd.linux.file_systems import Reach, local_lock_option, reach_of
 from lockd.linux.mount_table import Mount, MountTable
-from lockd.linux.processes import descriptor_limit
+from lockd.linux.processes import all_pids, descriptor_limit
 
 PASS: Final = "PASS"
 WARN: Final = "WARN"
@@ -35,14 +38,11 @@ _LOCKS_PER_GUEST: Final = 4
 _NEARLY: Final = 0.8
 """The share of max_clients that gives a warning if it is in use."""
 
-_HOLD: Final = """\
-import fcntl, sys
-file = open(sys.argv[1], "r+b")
-fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-print("held", flush=True)
-sys.stdin.read()
-"""
-"""A program that locks a file as the daemon does, until its standard input ends."""
+_SECONDS: Final = 10.0
+"""How long the daemon may take to lock a file for a check."""
+
+_CANNOT_LOCK: Final = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+"""The errors of a file system that has no locks, or whose lock service does not run (fcntl(2), nfs(5))."""
 
 
 class Finding(NamedTuple):
@@ -60,7 +60,7 @@ class Finding(NamedTuple):
 
 def findings() -> Iterator[Finding]:
     """Run all checks, and yield the finding of each."""
-    yield from _daemon()
+    serves = yield from _daemon()
     config = None
     try:
         config = read_plugin_config()
@@ -72,27 +72,31 @@ def findings() -> Iterator[Finding]:
     yield from _hypervisor()
     if config is not None:
         for directory in config.lockspaces:
-            yield from _lockspace(directory)
+            yield from _lockspace(directory, daemon_serves=serves)
+        if serves and config.auto_disk_leases and config.file_lockspace_dir is None:
+            yield from _images()
     yield from _shared_file_systems()
 
 
 # The daemon
 
 
-def _daemon() -> Iterator[Finding]:
+def _daemon() -> Generator[Finding, None, bool]:
+    """Check the daemon. Return whether it serves."""
     subject = "lock daemon"
     try:
         with StatusConnection.connect() as connection:
             daemon = connection.daemon()
     except UnknownProgram:
         yield Finding(subject, WARN, "is running, but is not lockd: its state cannot be checked")
-        return
+        return True
     except ClientError as error:
         yield Finding(subject, FAIL, str(error))
-        return
+        return False
     yield Finding(subject, PASS, f"lockd {daemon['version']} (pid {daemon['pid']})")
     yield from _limits(daemon)
     yield _kernel()
+    return True
 
 
 def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
@@ -125,10 +129,12 @@ def _kernel() -> Finding:
         holdings = overview().holdings
     except (ClientError, Failure) as error:
         return Finding(subject, FAIL, str(error))
-    wrong = [holding.path for holding in holdings if holding.kernel not in {AGREES, None}]
+    wrong = [holding.path for holding in holdings if holding.disagrees]
     if wrong:
         return Finding(subject, FAIL, f"differ from the daemon's on {', '.join(wrong)}: see lockctl status")
-    return Finding(subject, PASS, f"agree on all {len(holdings)}")
+    unknown = sum(holding.kernel == AT_SERVER for holding in holdings)
+    rest = f"; {unknown} more are kept by file servers, and the kernel does not list them" if unknown else ""
+    return Finding(subject, PASS, f"agree on all {len(holdings) - unknown}{rest}")
 
 
 # Configuration
@@ -198,7 +204,7 @@ def _hypervisor() -> Iterator[Finding]:
 # File systems
 
 
-def _lockspace(directory: str) -> Iterator[Finding]:
+def _lockspace(directory: str, *, daemon_serves: bool) -> Iterator[Finding]:
     subject = f"lockspace {directory}"
     if not os.path.isdir(directory):
         there = os.path.lexists(directory)
@@ -209,37 +215,64 @@ def _lockspace(directory: str) -> Iterator[Finding]:
             if there
             else "does not exist; the daemon makes it when the first guest starts",
         )
-    else:
-        yield _works(directory, subject)
+    elif daemon_serves:
+        yield _works(directory, subject, unmade=FAIL)
     mount = MountTable.read().mount_of(os.path.realpath(directory))
-    yield _reaches(mount, f"reach of {directory}", is_lockspace=True)
+    yield _reaches(mount, f"reach of {directory}", "the lockspace")
 
 
-def _works(directory: str, subject: str) -> Finding:
-    """Lock a new file in another process, and check that this process sees the lock."""
+def _works(directory: str, subject: str, *, unmade: str) -> Finding:
+    """Have the daemon lock a new file, in its own way, and check that this process sees the lock.
+
+    This tries the steps of a guest's start: the daemon may create, open and lock files in another way than this
+    process, and with other mounts. ``unmade`` is the result if the daemon can make no file.
+    """
+    resource = Resource("", f"{directory}/.lockctl-check-{os.getpid()}", autocreate=True)
     try:
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=".lockctl-check-") as file:
-            holder = subprocess.Popen(
-                [sys.executable, "-I", "-c", _HOLD, file.name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-            with holder:
-                assert holder.stdout is not None
-                if holder.stdout.readline() != b"held\n":
-                    return Finding(subject, FAIL, "its files cannot be locked")
-                noticed = lock_holder(file.name) == holder.pid
-    except OSError as error:
-        return Finding(subject, FAIL, f"{error.strerror}: no lease file can be made in it")
-    if not noticed:
+        with LockConnection.connect(timeout=_SECONDS) as connection:
+            connection.register(this_process("lockctl check"))
+            connection.acquire(resource)
+            seen = lock_holder(resource.path) is not None
+            connection.release(resource)
+    except SystemCallFailed as error:
+        if error.errno in _CANNOT_LOCK:
+            return Finding(subject, FAIL, f"its files cannot be locked, and no guest can start: {error}")
+        return Finding(subject, unmade, f"the daemon can make no file in it: {error}")
+    except (ClientError, OSError) as error:
+        return Finding(subject, FAIL, str(error))
+    if not seen:
         return Finding(
-            subject, FAIL, "a lock in one process is not seen by another: guests are not protected"
+            subject, FAIL, "a lock of the daemon is not seen by another process: guests are not protected"
         )
     return Finding(subject, PASS, "its files can be made and locked")
 
 
-def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
+def _images() -> Iterator[Finding]:
+    """Check the file systems of disks that are locked themselves, each in one directory."""
+    mounts = MountTable.read()
+    directories: dict[int, tuple[Mount, str]] = {}
+    for directory in _image_directories():
+        mount = mounts.mount_of(os.path.realpath(directory))
+        directories.setdefault(mount.number, (mount, directory))
+    for mount, directory in directories.values():
+        # The daemon opens disks that exist. It need not be able to make any.
+        yield _works(directory, f"images in {directory}", unmade=WARN)
+        if reach_of(mount) is not Reach.BROKEN:  # those are among the shared file systems
+            yield _reaches(mount, f"reach of {directory}", "the images")
+
+
+def _image_directories() -> list[str]:
+    """Return directories with disks: of locks that are held, of guests that run, and of libvirt's default pool."""
+    held: list[str] = []
+    with suppress(ClientError, Failure):
+        held = [holding.path for holding in overview().holdings if not holding.lockspace]
+    used = [path for pid in all_pids() if is_qemu(pid) for path in disks_in_arguments(pid)]
+    paths = [path for path in [*held, *used] if path.startswith("/") and not path.startswith("/dev/")]
+    directories = [os.path.dirname(path) for path in paths] + [str(default_pool())]
+    return [directory for directory in dict.fromkeys(directories) if os.path.isdir(directory)]
+
+
+def _reaches(mount: Mount, subject: str, what: str) -> Finding:
     place = f"{mount.kind} on {mount.point}"
     match reach_of(mount):
         case Reach.ALL_HOSTS:
@@ -254,11 +287,7 @@ def _reaches(mount: Mount, subject: str, *, is_lockspace: bool) -> Finding:
         case Reach.UNKNOWN:
             return Finding(subject, WARN, f"{place}: whether other hosts see the locks is not known")
         case Reach.THIS_HOST:
-            end = (
-                "if hosts share disks, the lockspace must be on a shared file system"
-                if is_lockspace
-                else "that is all"
-            )
+            end = f"if hosts share disks, {what} must be on a shared file system"
             return Finding(subject, WARN, f"{place}: only this host sees the locks; {end}")
 
 
@@ -266,4 +295,4 @@ def _shared_file_systems() -> Iterator[Finding]:
     """Yield a finding for each shared file system whose locks other hosts do not see."""
     for mount in MountTable.read().mounts:
         if reach_of(mount) is Reach.BROKEN:
-            yield _reaches(mount, f"reach of disks on {mount.point}", is_lockspace=False)
+            yield _reaches(mount, f"reach of disks on {mount.point}", "the disks")

@@ -13,14 +13,17 @@ from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Exit, Failure
 from lockd.libvirt.addresses import own_addresses
 from lockd.linux.descriptors import open_files
+from lockd.linux.file_systems import lists_locks
+from lockd.linux.mount_table import MountTable
 from lockd.linux.proc_locks import RecordLock, descriptor_locks, posix_locks
 
 AGREES: Final = "yes"
 DISAGREES: Final = "no"
 UNLISTED: Final = "unlisted"
+AT_SERVER: Final = "server"
 """The result of comparing a lock with the kernel's list. AGREES: the kernel lists the lock that the daemon
 reports. DISAGREES: it does not. UNLISTED: the kernel lists a lock of the daemon that the daemon does not
-report."""
+report. AT_SERVER: nothing is known, because a file server keeps the lock and the kernel lists none of its locks."""
 
 _ROUNDS: Final = 10
 """How often a lock must be found in the kernel and not be reported before it counts as UNLISTED. A single
@@ -46,8 +49,7 @@ class Holding(NamedTuple):
     :ivar fencing: when fencing of the owner began, in seconds since the epoch; None if it is not being
         fenced.
     :ivar slow: the mount point of the locked file's file system if that may block; otherwise None.
-    :ivar kernel: AGREES, DISAGREES or UNLISTED; None while the lock is being acquired or released, and if the
-        kernel lists no locks of the file system.
+    :ivar kernel: AGREES, DISAGREES, UNLISTED or AT_SERVER; None while the lock is being acquired or released.
     :ivar doubt: why the lock was in doubt when the daemon took it over at the last upgrade; None if it was
         not.
     """
@@ -69,6 +71,11 @@ class Holding(NamedTuple):
     slow: str | None
     kernel: str | None
     doubt: str | None = None
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the daemon and the kernel do not say the same of the lock."""
+        return self.kernel in {DISAGREES, UNLISTED}
 
 
 class Overview(NamedTuple):
@@ -105,7 +112,7 @@ def holdings_of(lock: dict[str, Any], kernel: str | None) -> list[Holding]:
     """Return the holdings of a lock, one for each owner.
 
     :param lock: the lock, as the daemon's status program describes it.
-    :param kernel: AGREES, DISAGREES or UNLISTED; None if the lock was not compared with the kernel's list.
+    :param kernel: the result of comparing the lock with the kernel's list; None if it was not compared.
     :returns: the holdings.
     """
     return [
@@ -179,11 +186,8 @@ class _Kernel:
         self._reported = set() if pid_file is None else set(_locks_of(pid, pid_file))
 
     def verdict(self, lock: dict[str, Any]) -> str | None:
-        """Compare a lock that the daemon reports with the kernel's list; None if it cannot be listed."""
+        """Compare a lock that the daemon reports with the kernel's list; None while the lock is changing."""
         if lock["state"] != "held" or lock["fd"] is None:
-            return None
-        # Only the daemon's engine knows whether the kernel lists the lock. An older daemon does not say so.
-        if not lock.get("listed", True):
             return None
         exclusive = lock["mode"] == "exclusive"
         expected = RecordLock(self._pid, exclusive, lock["device"], lock["inode"], "0", "0")
@@ -193,8 +197,9 @@ class _Kernel:
         # The kernel may list other device and inode numbers than those of stat(2). fdinfo needs neither.
         by_descriptor = _locks_of(self._pid, lock["fd"])
         self._reported.update(by_descriptor)
-        agrees = any(found.is_on_first_byte and found.exclusive == exclusive for found in by_descriptor)
-        return AGREES if agrees else DISAGREES
+        if any(found.is_on_first_byte and found.exclusive == exclusive for found in by_descriptor):
+            return AGREES
+        return DISAGREES if _is_listed(lock) else AT_SERVER
 
     def unlisted(self, connection: StatusConnection) -> list[Holding]:
         """Return the locks that the daemon holds and does not report."""
@@ -209,6 +214,15 @@ class _Kernel:
             listed = {lock for lock, fd, path in held if fd in descriptors or path in changing}
             unlisted = {lock: path for lock, _, path in held if lock not in listed}
         return [_of_kernel_lock(lock, path, UNLISTED) for lock, path in unlisted.items()]
+
+
+def _is_listed(lock: dict[str, Any]) -> bool:
+    """Return whether the kernel lists a lock that the daemon reports, as long as it is held."""
+    if "listed" in lock:
+        return bool(lock["listed"])
+    # Only the daemon's engine really knows it, but an older daemon does not say so.
+    mount: str | None = lock["slow_mount"]
+    return mount is None or lists_locks(MountTable.read().mount_of(mount).kind)
 
 
 # virtlockd

@@ -49,7 +49,18 @@ def disks_of(pid: int) -> Iterator[str]:
     """Find the paths of the disks that a process uses.
 
     :param pid: the process.
-    :yields: the paths of disks in its arguments, in QEMU's syntax, and then the paths of all its open files.
+    :yields: the paths of disks in its arguments, and then the paths of all its open files.
+    """
+    yield from disks_in_arguments(pid)
+    for _, target in open_files(pid):
+        yield target
+
+
+def disks_in_arguments(pid: int) -> Iterator[str]:
+    """Find the paths of the disks that a process was started with.
+
+    :param pid: the process.
+    :yields: the paths of disks in its arguments, in QEMU's syntax.
     """
     for argument in _arguments(pid):
         for found in _FILE_NAME.finditer(argument):
@@ -57,8 +68,6 @@ def disks_of(pid: int) -> Iterator[str]:
                 yield _from_json(found["json"])
             else:
                 yield os.fsdecode(found["option"].replace(b",,", b","))
-    for _, target in open_files(pid):
-        yield target
 
 
 class Opener(NamedTuple):

@@ -11,7 +11,7 @@ from lockd.ctl.columns import COLUMNS, DEFAULT, Column, columns_named
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
-from lockd.ctl.holdings import AGREES, Holding, overview
+from lockd.ctl.holdings import Holding, overview
 from lockd.ctl.terminal import Table
 from lockd.linux.printable import printable
 
@@ -127,7 +127,7 @@ def _verdict(holdings: list[Holding]) -> Exit:
     doubts = {holding.path: holding.doubt for holding in holdings if holding.doubt is not None}
     for path, doubt in doubts.items():
         terminal.print_error(f"at the last upgrade, {path} was in doubt: {doubt}")
-    wrong = sum(_disagrees(holding) for holding in holdings)
+    wrong = sum(holding.disagrees for holding in holdings)
     if not wrong:
         return Exit.NO if doubts else Exit.DONE
     locks = "one lock" if wrong == 1 else f"{wrong} locks"
@@ -197,11 +197,7 @@ def _lines(
 
 
 def _is_wrong(holding: Holding) -> bool:
-    return _disagrees(holding) or holding.doubt is not None
-
-
-def _disagrees(holding: Holding) -> bool:
-    return holding.kernel not in {AGREES, None}
+    return holding.disagrees or holding.doubt is not None
 
 
 def _cell(column: Column, holding: Holding) -> str:

@@ -35,6 +35,14 @@ class Addresses:
         return self.config_directory / "virtlockd.conf"
 
 
+def default_pool() -> Path:
+    """Return the directory of libvirt's default storage pool for the user that this process runs as."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/libvirt/images")
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "libvirt" / "images"
+
+
 def own_addresses() -> Addresses:
     """Return the paths for the user that this process runs as.
 

@@ -66,12 +66,14 @@ def may_block(kind: str) -> bool:
 def lists_locks(kind: str) -> bool:
     """Return whether the kernel lists the record locks of a file system in /proc/locks and fdinfo.
 
-    FUSE asks its server for each lock and keeps no list itself. The network file systems keep one.
+    FUSE asks its server for each lock and keeps no list itself: GlusterFS, ceph-fuse, MooseFS and others, and virtiofs,
+    whose server is the host. If the server does not support locks, the kernel keeps and lists them; nobody can tell
+    from the type. The network file systems of the kernel keep a list.
 
     :param kind: the type of the file system, as the mount table has it.
     :returns: False where a lock may be held and not listed.
     """
-    return not kind.startswith("fuse")
+    return not kind.startswith("fuse") and kind != "virtiofs"
 
 
 # Which hosts see the locks

@@ -40,6 +40,8 @@ def test_what_is_not_known_to_be_local_may_block() -> None:
         ("fuse", False),
         ("fuseblk", False),
         ("fuse.sshfs", False),
+        ("fuse.glusterfs", False),
+        ("virtiofs", False),
     ],
 )
 def test_the_kernel_lists_no_locks_of_fuse(kind: str, listed: bool) -> None:
