@@ -83,7 +83,8 @@ def _run(options: Options, addresses: Addresses) -> None:
     try:
         trio.run(_serve, config, log, inodes, options, listeners, pid_file, state, hand_over, started)
     finally:
-        _remove(*listeners.made, options.pid_file)
+        if not pidfile.is_of_another(options.pid_file, pid_file):
+            _remove(*listeners.made, options.pid_file)
 
 
 def _begin(options: Options, addresses: Addresses) -> tuple[int, Listeners]:

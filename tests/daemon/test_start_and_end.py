@@ -1,19 +1,31 @@
 """Files and threads of a running daemon, and what is left after its end."""
 
 import signal
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
+from lockd.linux.peers import credentials_of
 from tests.kernel_locks import locks_on
 from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
 from tests.raw_client import AUTOCREATE, RawClient
+from tests.waiting import wait_until
 
 
 def files_in(directory: Path) -> list[str]:
     """Return the names of all files below a directory, sockets included."""
     return sorted(path.name for path in directory.rglob("*") if not path.is_dir())
+
+
+def listens(daemon: PrivateDaemon) -> bool:
+    """Return whether a daemon, and not the one before it, listens at the admin socket, which it makes last."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return (
+            connection.connect_ex(str(daemon.admin_socket)) == 0
+            and credentials_of(connection).pid == daemon.pid
+        )
 
 
 FILES = ["virtlockd-admin-sock", "virtlockd-sock", "virtlockd.pid"]
@@ -55,6 +67,31 @@ def test_sighup_ends_nothing(daemon: PrivateDaemon) -> None:
         assert client.create_lockspace("") is None
     with RawClient(daemon):
         assert daemon.process.poll() is None
+
+
+def test_a_daemon_leaves_the_files_of_another_one(tmp_path: Path) -> None:
+    """Somebody has removed its pid file, so that another daemon could start in its place."""
+    with private_daemon(tmp_path / "daemon") as first:
+        for path in first.run_directory.rglob("virtlockd.pid"):
+            path.unlink()
+        with private_daemon(tmp_path / "daemon") as second:
+            wait_until(lambda: listens(second), "the other daemon has taken the place")
+            first.signal(signal.SIGTERM)
+            assert first.process.wait(15) == 0
+            assert files_in(second.run_directory) == FILES
+            with RawClient(second) as client:
+                assert client.create_lockspace("") is None
+            second.signal(signal.SIGTERM)
+            assert second.process.wait(15) == 0
+        assert files_in(second.run_directory) == []
+
+
+def test_a_daemon_without_its_pid_file_still_removes_its_sockets(daemon: PrivateDaemon) -> None:
+    for path in daemon.run_directory.rglob("virtlockd.pid"):
+        path.unlink()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.process.wait(15) == 0
+    assert files_in(daemon.run_directory) == []
 
 
 def test_files_of_a_killed_daemon_do_not_hinder_its_successor(tmp_path: Path) -> None:

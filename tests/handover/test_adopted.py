@@ -190,6 +190,54 @@ def test_an_unreadable_part_of_the_state_does_not_cost_other_locks(
 @pytest.mark.parametrize(
     "code",
     [
+        "client['privateData'] = None",
+        "client['privateData']['ownerUUID'] = 'no uuid'",
+        "del client['privateData']['restricted']",
+        "client['id'] = 'one'",
+        "client['id'] = server['clients'][1]['id']; server['clients'].reverse()",
+        "client['conn_time'] = None",
+        "client['lockd']['call'] = 'x'",
+        "client['lockd']['output'] = 7",
+        "client['lockd']['missing'] = 7",
+    ],
+)
+def test_a_client_that_cannot_be_taken_over_is_closed_and_its_guest_keeps_its_lock(
+    daemon: PrivateDaemon, program: Program, guests: Guests, code: str
+) -> None:
+    """Left open, it would wait for ever for its next reply. The guest has not hung up, so it is not killed."""
+    program.install_lockd_after(f"client = server['clients'][0]; {code}")
+    upgrade(daemon)
+    with pytest.raises(ConnectionResetError):
+        guests.spoilt.reply()
+    guests.spared_is_served()
+    # A guest that is fenced gets its first signal after 0.1 seconds.
+    with pytest.raises(AssertionError, match="timed out"):
+        wait_until(lambda: guests.spoilt.is_dead, "the guest is dead", seconds=0.3)
+    assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
+    guests.spoilt.kill()
+    wait_until(lambda: locks_on(guests.disk) == [], "the lock ends with the guest")
+
+
+@pytest.mark.parametrize("told", ["None", "1", "-5", "'2'"])
+def test_a_new_client_has_a_number_of_its_own(
+    daemon: PrivateDaemon, program: Program, guests: Guests, make_guest: MakeGuest, told: str
+) -> None:
+    """A client in whose place another one is counted would be neither listed nor ever closed."""
+    program.install_lockd_after(f"server['next_client_id'] = {told}")
+    upgrade(daemon)
+    newcomer = make_guest()
+    for guest in (guests.spoilt, guests.spared, newcomer):
+        guest.kill()
+        guest.drop_connection()
+    wait_until(lambda: locks_on(guests.disk) == locks_on(guests.other_disk) == [], "both locks end")
+    with StatusConnection.connect(daemon.admin_socket) as status:
+        wait_until(lambda: status.daemon()["clients"] == 0, "no client is counted")
+    assert "Traceback" not in said(daemon)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
         "server['services'] = []",
         "server['services'][0]['socks'] = []",
         "os.close(server['services'][0]['socks'][0]['fd'])",

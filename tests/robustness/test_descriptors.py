@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel_locks import KernelLock, locks_on
+from tests.log.log_control import LogControl
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import RawClient
 from tests.waiting import wait_until
@@ -51,7 +52,8 @@ def test_a_lock_is_refused_without_a_free_descriptor_and_granted_later(tmp_path:
     with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client:
         disks = make_disks(tmp_path, 4)
         assert client.acquire(disks[0]) is None
-        leave_descriptors(daemon, 1)
+        # One for the file, and one that pins it until it is open.
+        leave_descriptors(daemon, 2)
         assert client.acquire(disks[1]) is None
         refusal = f"Unable to open resource {disks[2]}: Too many open files"
         assert client.acquire(disks[2]) == refusal
@@ -111,6 +113,22 @@ def test_a_mount_without_a_free_descriptor_ends_no_lock(tmp_path: Path) -> None:
         for _ in range(100):
             assert "is locked by domain" in (client.acquire(disk) or "")
         assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+
+
+def test_a_log_output_that_cannot_be_opened_leaves_no_file_claimed(tmp_path: Path) -> None:
+    """Otherwise nobody could ever lock the file of the output before it."""
+    with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client:
+        [disk] = make_disks(tmp_path, 1)
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        # For the admin client, the file and one socket.
+        leave_descriptors(daemon, 3)
+        outputs = f"3:file:{disk} 3:journald 3:syslog:locks"
+        assert (
+            LogControl(daemon).refused_outputs(outputs).message
+            == "failed to open syslog: Too many open files"
+        )
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        assert client.acquire(disk) is None
 
 
 def test_the_watchdog_is_fed_without_a_free_descriptor(

@@ -149,7 +149,7 @@ class Log:
         try:
             for output in outputs:
                 sinks.append((output.level, self._open_sink(output, mounts)))  # noqa: PERF401 - one may fail
-        except LogSettingError:
+        except BaseException:
             self._close_files_but(self._files, among=_files(sinks))
             raise
         self.outputs = outputs

@@ -301,10 +301,14 @@ def open_sink(output: Output) -> Sink:
 
     :param output: the output.
     :returns: the sink.
+    :raises LogSettingError: no socket can be opened.
     """
-    match output.destination:
-        case "syslog":
-            return Syslog(output.name or "")
-        case "journald":
-            return Journal()
+    try:
+        match output.destination:
+            case "syslog":
+                return Syslog(output.name or "")
+            case "journald":
+                return Journal()
+    except OSError as error:
+        raise LogSettingError(f"failed to open {output.destination}: {error.strerror}", error.errno) from None
     return StandardError()

@@ -55,6 +55,26 @@ def acquire(path: Path) -> int:
         raise Failure(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def is_of_another(path: Path, fd: int | None) -> bool:
+    """Return whether there is a pid file of another daemon, whose files this one must not remove.
+
+    :param path: the pid file.
+    :param fd: the descriptor of this daemon's locked pid file, or None.
+    :returns: False also if there is no pid file.
+    """
+    try:
+        path.lstat()
+        if fd is None or not _is_at(path, fd):
+            return True
+        # Whoever held this lock before, as after a live upgrade: this daemon has it, or another one.
+        lock_exclusive(fd)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _check(path: Path, status: os.stat_result) -> None:
     """Check that nothing is lost if the file is overwritten."""
     if not stat.S_ISREG(status.st_mode):

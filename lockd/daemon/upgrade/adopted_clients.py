@@ -74,29 +74,46 @@ def adopt_server(server: Server, reactor: Reactor, owners: Owners, entry: dict[s
     adopt = partial(_adopt_client, server, reactor, owners)
     for clients in (entry.get("clients"), extra.get("clients")):
         salvage.each(f"{server.name}'s client", clients, "id", adopt)
-    with salvage.part(f"the number of clients of {server.name}"):
-        server.next_client_id = max(entry.get("next_client_id", 1), *server.sessions, 0)
+    told = entry.get("next_client_id")
+    numbers = [told if isinstance(told, int) else 1, *(number + 1 for number in server.sessions)]
+    server.next_client_id = max(1, *numbers)
 
 
 def _adopt_client(server: Server, reactor: Reactor, owners: Owners, entry: dict[str, Any]) -> None:
+    """Take over a client. If that fails, its connection is closed; its owner is not fenced, and keeps its locks."""
     fd = entry["sock"]["fd"]
     os.set_inheritable(fd, False)
     connection = socket.socket(fileno=fd)
-    connection.setblocking(False)
-    session = Session(server, reactor, connection, entry["id"])
-    session.connected_at = entry["conn_time"]
-    private = entry["privateData"]
-    session.restricted = private["restricted"]
-    if private["ownerId"]:
-        details = Owner(
-            UUID(private["ownerUUID"]), private["ownerName"], private["ownerId"], private["ownerPid"]
-        )
-        owners.register(session, details)
+    try:
+        connection.setblocking(False)
+        private, extra = entry["privateData"], entry.get("lockd", {})
+        owner = _owner_of(private)
+        call = _whole_frame(b64decode(extra["call"])) if extra.get("call") else None
+        unread, unsent = (b64decode(extra.get(key, "")) for key in ("input", "output"))
+        number = entry["id"]
+        if not isinstance(number, int) or number in server.sessions:
+            raise ValueError("its number is none, or another client has it")
+        session = Session(server, reactor, connection, number)
+    except BaseException:
+        connection.close()
+        raise
     server.adopt(session)
-    extra = entry.get("lockd", {})
-    session.reader.resume(b64decode(extra.get("input", "")), extra.get("missing", 0))
-    call = _whole_frame(b64decode(extra["call"])) if extra.get("call") else None
-    session.resume(call, b64decode(extra.get("output", "")))
+    try:
+        session.connected_at = int(entry["conn_time"])
+        session.restricted = bool(private["restricted"])
+        if owner is not None:
+            owners.register(session, owner)
+        session.reader.resume(unread, extra.get("missing", 0))
+        session.resume(call, unsent)
+    except BaseException:
+        session.abandon()
+        raise
+
+
+def _owner_of(private: dict[str, Any]) -> Owner | None:
+    if not private["ownerId"]:
+        return None
+    return Owner(UUID(private["ownerUUID"]), private["ownerName"], private["ownerId"], private["ownerPid"])
 
 
 def _whole_frame(data: bytes) -> Frame | None:
