@@ -112,9 +112,12 @@ class _Failure:
         self.pauses = False
 
     def pause(self) -> None:
-        """Begin a pause, twice as long as the last one."""
+        """Begin a pause, twice as long as the last one if that was not long ago."""
+        now = monotonic()
+        if now - self.until > _LONGEST_PAUSE:
+            self.seconds = 0.0
         self.seconds = min(2 * self.seconds or _FIRST_PAUSE, _LONGEST_PAUSE)
-        self.until = monotonic() + self.seconds
+        self.until = now + self.seconds
         self.pauses = True
 
 

@@ -232,6 +232,10 @@ class Server(Service):
                 except OSError as error:
                     _cannot_serve("a client", error)
                     connection.close()
+                except Exception:
+                    if _faults.allows():
+                        _logger.exception("a client of %s could not be accepted", self.name)
+                    connection.close()
 
     def _admit(self, session: Session) -> None:
         if session.peer_uid != os.geteuid():

@@ -74,20 +74,18 @@ def test_a_daemon_starts_and_is_upgraded_while_systemd_is_busy(
 def test_the_watchdog_is_fed_as_soon_as_systemd_reads_again(
     tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+    manager.fill()
     with private_daemon(tmp_path / "daemon") as daemon, RawClient(daemon) as client:
-        manager.heard("WATCHDOG=1")
-        manager.fill()
         wait_until(
             lambda: "systemd does not read its notifications" in daemon.log.read_text(), "it is noticed"
         )
-        began = time.monotonic()
         for _ in range(100):
             assert client.create_lockspace("") is None
-        assert time.monotonic() - began < 1
+        began = time.monotonic()
         manager.heard("WATCHDOG=1")
-        # Not only when half of the interval is over once more.
-        assert time.monotonic() - began < 0.9
+        # It is not sent only when half of the interval is over once more, after ten seconds.
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.skipif(not VIRTLOCKD.exists(), reason="virtlockd is not installed")

@@ -199,7 +199,7 @@ class SlowLogFile:
             # This ends no lock (Invariant 1). The log has claimed the inode all the time, so nothing else in this
             # process has opened it or locked it.
             with suppress(OSError):
-                await slow_calls.run(self._mount, self._inodes.close, file.claim)
+                await slow_calls.run_surely(self._mount, self._inodes.close, file.claim)
 
 
 def _write_all(fd: int, data: bytes) -> None:
