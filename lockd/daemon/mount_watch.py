@@ -35,13 +35,15 @@ class MountWatch:
 
         If they cannot be read, that is logged once, and the next call tries again.
         """
-        if self._changes.happened():
-            self._outdated = True
-        if self._outdated:
-            try:
+        try:
+            if self._changes.happened():
+                self._outdated = True
+            if self._outdated:
                 self._mounts.refresh(self._changes.read())
                 self._outdated = False
-            except OSError as error:
-                self._unreadable.seen(
-                    "the mounts cannot be read; the daemon goes on with those it knows: %s", error.strerror
-                )
+        except OSError as error:
+            # It is not known whether the mounts have changed.
+            self._outdated = True
+            self._unreadable.seen(
+                "the mounts cannot be read; the daemon goes on with those it knows: %s", error.strerror
+            )

@@ -218,7 +218,8 @@ class Reactor:
         if self._waits:
             # Another task calls this while the reactor sleeps. No descriptor may be ready for a long time:
             # wake it.
-            os.eventfd_write(self._wake, 1)
+            with suppress(BlockingIOError):  # it is woken already
+                os.eventfd_write(self._wake, 1)
 
     def _on_wake(self, _ready: int) -> None:
         with suppress(BlockingIOError):

@@ -335,8 +335,15 @@ class Session(Flushable):
         """Close the connection after an error of the socket."""
         if error.errno in _GONE:
             self.close()
-        else:
-            self._abandon()
+            return
+        if _faults.allows():
+            _logger.error(
+                "the connection of client %d of %s failed: %s; it is closed, and its owner keeps its locks",
+                self.id,
+                self._server.name,
+                error.strerror,
+            )
+        self.abandon()
 
     def _abandon(self) -> None:
         """Log the exception that is being handled, and close the connection for it without fencing the owner.

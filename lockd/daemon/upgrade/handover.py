@@ -118,6 +118,9 @@ class HandOver:
             except RuntimeError as error:
                 # trio starts programs in a thread, and there may be none (threading.Thread.start).
                 raise Failure(f"{self._program}: cannot be run: {error}") from None
+            except ExceptionGroup as errors:
+                # trio reads what the program says in tasks of their own, whose errors come in a group.
+                raise Failure(f"{self._program}: cannot be watched: {errors.exceptions[0]}") from None
             if result.returncode != 0:
                 said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
                 said = " ".join(said.split())

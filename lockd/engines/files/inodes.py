@@ -156,7 +156,12 @@ class Inodes:
                 self._learn(path, claim)
             return claim
         fd = _open(path, flags, 0o600)
-        status = _fstat(fd)
+        try:
+            status = _fstat(fd)
+        except OSError:
+            # Closing it might end a lock of this process (Invariant 1).
+            self._unidentified.append(fd)
+            raise
         claim = self._claim_open(Claim(holder, identity_of(status), fd))
         if not _is_regular(status[_MODE]):
             del self._regular[path]
@@ -166,7 +171,11 @@ class Inodes:
     def _learn(self, path: str, claim: Claim) -> None:
         if len(self._regular) >= _KNOWN_MAX:
             self._regular.clear()
-        self._regular[path] = _is_regular(_fstat(claim.fd)[_MODE]) and not others_can_replace(path)
+        try:
+            status = _fstat(claim.fd)
+        except OSError:
+            return  # the file is claimed all the same, and pinned again the next time
+        self._regular[path] = _is_regular(status[_MODE]) and not others_can_replace(path)
 
     def _refuse_opened(self, claim: Claim, status: os.stat_result) -> None:
         """Close what should not have been opened, if it is neither a regular file nor a block device."""
