@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 BUILD_PACKAGES := gcc libsystemd-dev pkg-config python3-dev python3-venv
 # What tests run beside the project's own programs: where it cannot be installed, they are skipped and say so.
-TEST_PACKAGES := fish zsh debootstrap libvirt-clients libvirt-daemon-system lvm2 man-db qemu-system-x86 systemd-container udev
+TEST_PACKAGES := fish zsh debootstrap libvirt-clients libvirt-daemon-system lvm2 man-db qemu-system-x86 strace systemd-container udev
 
 .PHONY: help venv run test soak lint lint-docstrings bench bench-check nightly release requirements clean
 

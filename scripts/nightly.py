@@ -40,20 +40,20 @@ _PYTEST = ("-m", "pytest", "--quiet", f"--hypothesis-seed={SEED}")
 PARTS = (
     Part(
         "random calls to lockd and virtlockd, compared",
-        0.2,
+        0.15,
         ("-m", "tests.differential.soak", "300000", SEED),
     ),
     Part(
-        "live upgrades under load", 0.2, (*_PYTEST, "tests/handover/test_load.py"), {"LOCKD_UPGRADES": "500"}
+        "live upgrades under load", 0.15, (*_PYTEST, "tests/handover/test_load.py"), {"LOCKD_UPGRADES": "500"}
     ),
     Part(
         "fuzzing: random frames to a confined daemon",
-        0.25,
+        0.2,
         ("-m", "tests.fuzz", "--frames", "10000000", "--seed", SEED),
     ),
     Part(
         "fuzzing: what comes from a socket, a file, a sequence of calls",
-        0.2,
+        0.15,
         (
             *_PYTEST,
             "tests/wire",
@@ -65,13 +65,18 @@ PARTS = (
     ),
     Part(
         "faults: hung file systems, dying owners, refused upgrades, calls that overtake each other",
-        0.15,
+        0.1,
         (
             *_PYTEST,
             "tests/trouble",
             "tests/handover/test_refused.py",
             "tests/engines/files/test_interleavings.py",
         ),
+    ),
+    Part(
+        "fault injection: every system call fails, or hangs, at each of its calls",
+        0.25,
+        ("-m", "tests.faults"),
     ),
 )
 

@@ -29,11 +29,16 @@ class Guest:
     """A process with a connection to the daemon at `socket_path`, on which it is registered as an owner.
 
     `owner_pid` is the pid to register, if not the process's own: libvirtd registers a guest's pid like this.
-    `patience` is how long to wait for a reply, in seconds.
+    `patience` is how long to wait for a reply, in seconds. With `registered` False, the test calls `register`.
     """
 
     def __init__(
-        self, socket_path: Path, *, owner_pid: int | None = None, patience: float = TOO_LONG
+        self,
+        socket_path: Path,
+        *,
+        owner_pid: int | None = None,
+        patience: float = TOO_LONG,
+        registered: bool = True,
     ) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(TOO_LONG)
@@ -50,9 +55,9 @@ class Guest:
         self._reader = frames.FrameReader(lock.ARGUMENTS_MAX)
         number = next(_numbers)
         self.name = f"guest{number}"
-        owner = lock.Owner(uuid4(), self.name, number, owner_pid or self.pid)
-        self.send(lock.Procedure.REGISTER, lock.encode_register(owner))
-        self.reply()
+        self._owner = lock.Owner(uuid4(), self.name, number, owner_pid or self.pid)
+        if registered:
+            self.register()
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +72,11 @@ class Guest:
         self.process.wait()
 
     # Calls.
+
+    def register(self) -> None:
+        """Register the owner. Raises `Refused`."""
+        self.send(lock.Procedure.REGISTER, lock.encode_register(self._owner))
+        self.reply()
 
     def acquire(self, path: Path, lockspace: str = "", flags: int = 0) -> None:
         """Acquire a file in the direct lockspace, or a lease by its name. Raises `Refused`."""

@@ -1,0 +1,218 @@
+"""Play points, and say what each has found."""
+
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from tests.faults import adoption, life, tracer, upgrade
+from tests.faults.checks import require
+from tests.faults.errnos import errnos_of
+from tests.faults.peer import PeerLost
+from tests.faults.points import MAIN, WORKER, Point, enumerate_points
+from tests.faults.world import World, world
+
+SCENARIOS: dict[str, ModuleType] = {scenario.NAME: scenario for scenario in (life, upgrade, adoption)}
+
+_HUNG_UP = re.compile(r"^(read|write)\(\d+<socket:.* (ECONNRESET|EPIPE) ")
+"""Faults that say that a peer has hung up. The daemon has to believe them, and fences the peer."""
+
+_CONNECTION_FAILED = re.compile(
+    r"^((read|write|getsockname|getsockopt)\(\d+<socket:|accept4\(|epoll_ctl\(.*_ADD, \d+<socket:)"
+)
+"""Calls without which the daemon cannot serve a connection. It may close it, and spares the owner with its locks."""
+
+_NOTICED_SECONDS = 0.4
+"""After how many seconds an owner that the daemon believes gone would be killed."""
+
+_UNHURT_SECONDS = 0.6
+"""How long a call of a bystander may take while a call on a slow file system hangs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a point.
+
+    :ivar point: the point.
+    :ivar hit: the call that failed or hung, as strace shows it; None if the scenario did not come to it.
+    :ivar finding: what is wrong; None if nothing is.
+    :ivar seconds: how long it took.
+    """
+
+    point: Point
+    hit: str | None
+    finding: str | None
+    seconds: float
+
+
+def record(here: World, name: str) -> list[Point]:
+    """Play a scenario without faults, and return its points.
+
+    It is played twice, as what a daemon does for the first time takes more calls.
+
+    :raises Finding: it does not go well without faults.
+    """
+    _record(here, name)
+    return _record(here, name)
+
+
+def _record(here: World, name: str) -> list[Point]:
+    scenario = SCENARIOS[name]
+    scenario.prepare(here)
+    threads = {MAIN: here.daemon.pid}
+    if scenario is life:
+        threads[WORKER] = here.worker()
+    with tracer.recorded(here.daemon.pid, here.trace):
+        scenario.play(here)
+    scenario.finish(here)
+    here.end_peers()
+    here.check_clean()
+    here.check_log()
+    here.tidy()
+    calls = tracer.calls(here.trace)
+    points = []
+    for thread, number in threads.items():
+        own = scenario.belongs([call for call in calls if call.thread == number])
+        points += enumerate_points(name, thread, own)
+    return points
+
+
+def play(here: World, point: Point) -> Result:
+    """Play a scenario with a fault, and check what is left."""
+    began = time.monotonic()
+    scenario = SCENARIOS[point.scenario]
+    findings: list[str] = []
+    here.trace.write_text("")
+    try:
+        scenario.prepare(here)
+        thread = here.daemon.pid if point.thread == MAIN else here.worker()
+        with tracer.injected(thread, point.fault, here.trace):
+            if point.fault.error is None:
+                _play_beside_bystander(here, scenario)
+            else:
+                scenario.play(here)
+        scenario.finish(here)
+    except PeerLost as error:
+        findings += _lost(here, error)
+    except Exception as error:  # whatever it is, it was found by this point
+        findings.append(f"{type(error).__name__}: {error}")
+    hit = _possible(tracer.hit(here.trace), point)
+    if hit is None:
+        # Another call was the Nth one this time, and that one cannot fail like this.
+        findings.clear()
+        here.end_peers()
+        here.end_daemon()
+        here.tidy()
+        return Result(point, None, None, time.monotonic() - began)
+    if here.daemon.process.poll() is not None:
+        findings.insert(0, f"the daemon has ended: {here.said()[-200:]}")
+    here.end_peers()
+    if not findings:
+        try:
+            here.check_clean(hit)
+            here.check_log()
+        except Exception as error:
+            findings.append(f"{type(error).__name__}: {error}")
+    if findings or point.fault.error is None or not here.is_clean():
+        here.end_daemon()
+    here.tidy()
+    return Result(point, hit, "; ".join(findings) or None, time.monotonic() - began)
+
+
+def _possible(hit: str | None, point: Point) -> str | None:
+    """Return the line of the call that was hit, if that call can fail like this."""
+    if hit is None or point.fault.error is None:
+        return hit
+    call = tracer.Call(0, point.fault.name, point.fault.number, hit.partition(" = -1 ")[0])
+    return hit if point.fault.error in errnos_of(call) else None
+
+
+def _lost(here: World, error: PeerLost) -> list[str]:
+    """Return what is wrong with the loss of a peer's connection."""
+    line = tracer.hit(here.trace) or ""
+    if _HUNG_UP.search(line):
+        return []
+    if not _CONNECTION_FAILED.search(line):
+        return [str(error)]
+    time.sleep(_NOTICED_SECONDS)
+    try:
+        here.check_held()
+    except Exception as finding:
+        return [f"{error}; {type(finding).__name__}: {finding}"]
+    return []
+
+
+@contextmanager
+def temporary_world() -> Iterator[World]:
+    """Make a world in a new directory with a short path: a socket's may have 107 bytes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="lockd-", dir="/tmp") as directory,
+        world(Path(directory)) as made,
+    ):
+        yield made
+
+
+def record_alone(name: str) -> list[Point]:
+    """Do what ``record`` does, in a world of its own."""
+    with temporary_world() as made:
+        return record(made, name)
+
+
+def play_alone(points: Sequence[Point]) -> list[Result]:
+    """Play points one after the other, in a world of their own."""
+    with temporary_world() as made:
+        return [play(made, point) for point in points]
+
+
+def _play_beside_bystander(here: World, scenario: ModuleType) -> None:
+    """Play a scenario in which a call hangs; meanwhile, a client that has nothing to do with it must not wait."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            scenario.play(here)
+        except BaseException as error:
+            errors.append(error)
+
+    bystander = here.peer("a bystander")
+    bystander.register()
+    player = threading.Thread(target=run)
+    player.start()
+    player.join(0.5)
+    slowest = 0.0
+    while player.is_alive():
+        for file in (here.bystanders_disk, here.other_disk):
+            for call in (bystander.acquire, bystander.release):
+                began = time.monotonic()
+                call(file)
+                slowest = max(slowest, time.monotonic() - began)
+        player.join(0.05)
+    if errors:
+        raise errors[0]
+    require(slowest < _UNHURT_SECONDS, f"a bystander waited for {slowest:.1f} s")
+
+
+def report(results: list[Result]) -> str:
+    """Return how many points of which calls were played, and what was found."""
+    lines = []
+    by_call: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        by_call.setdefault((result.point.scenario, result.point.fault.name), []).append(result)
+    for (scenario, name), some in sorted(by_call.items()):
+        lines.append(
+            f"{scenario:10} {name:18} {len(some):5} points {sum(r.hit is None for r in some):4} not reached"
+            f" {sum(r.finding is not None for r in some):4} findings"
+        )
+    lines += [f"FOUND {r.point}: {r.finding}\n      {r.hit}" for r in results if r.finding is not None]
+    found = sum(result.finding is not None for result in results)
+    missed = sum(result.hit is None for result in results)
+    lines.append(
+        f"{len(results)} points, {missed} of them not reached; {found} findings;"
+        f" {sum(result.seconds for result in results):.0f} s of one processor's time"
+    )
+    return "\n".join(lines)

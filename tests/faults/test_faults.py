@@ -1,0 +1,25 @@
+"""A selection of the points: each call on each kind of file in a guest's life, and some of an upgrade.
+
+``make nightly`` plays all points.
+"""
+
+import pytest
+
+from tests.faults import player, tracer
+from tests.faults.points import quick_selection
+from tests.trouble.hanging_filesystem import can_mount
+
+EVERY = {"life": 1, "upgrade": 4}
+"""Of how many groups of points one is played. An upgrade takes a second, a guest's life a quarter of it."""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
+    if not can_mount() or not tracer.can_trace():
+        pytest.skip("fault injection needs root, /dev/fuse and strace")
+    with player.temporary_world() as world:
+        points = quick_selection(player.record(world, name))[:: EVERY[name]]
+        results = [player.play(world, point) for point in points]
+    print(player.report(results))
+    assert not [result for result in results if result.finding is not None], player.report(results)
+    assert sum(result.hit is not None for result in results) > len(results) * 0.8

@@ -1,0 +1,231 @@
+"""What the scenarios need: a daemon, disks on local and on slow file systems, a program that competes for the locks."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.faults import checks, tracer
+from tests.faults.checks import require, soon
+from tests.faults.peer import Peer
+from tests.kernel_locks import locks_on
+from tests.outsider import Outsider
+from tests.private_daemon import LOCKD, PrivateDaemon
+from tests.trouble.hanging_filesystem import mounted
+from tests.waiting import wait_until
+
+SHARED, AUTOCREATE = 1, 2
+
+_MORE_BYTES = 24 << 20
+"""How much more memory the daemon may have after many points than at its start. Python keeps memory that is free."""
+
+
+class World:
+    """The file systems stay. The daemon is started anew where a point has left it unclean.
+
+    :ivar directory: for the daemon, and all files.
+    :ivar trace: strace's output.
+    :ivar disk: a disk on a local file system.
+    :ivar shared: another one, which two owners have.
+    :ivar link: a symbolic link to a third one.
+    :ivar lockspace: a directory for leases, which the daemon makes.
+    :ivar lease: a lease in it.
+    :ivar slow: a file system with a server; on it are ``slow_disk`` and, in ``slow_lockspace``, ``slow_lease``.
+    :ivar other_disk: a disk on another file system with a server.
+    :ivar bystanders_disk: a disk of a guest that has nothing to do with the others.
+    :ivar refused: whether the live upgrade was refused.
+    :ivar outsider: a program that competes for the locks.
+    """
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.trace = directory / "trace"
+        self.disk, self.shared, self.link = (directory / name for name in ("disk", "shared", "link"))
+        self.lockspace = directory / "leases" / "guests"
+        self.lease = self.lockspace / "lease"
+        self.slow, other = (
+            stack.enter_context(mounted(directory / name)) for name in ("slow-server", "other-server")
+        )
+        self.slow_disk, self.other_disk = self.slow.path / "slow-disk", other.path / "other-disk"
+        self.slow_lockspace = self.slow.path / "leases"
+        self.slow_lease = self.slow_lockspace / "slow-lease"
+        self.bystanders_disk, linked = directory / "bystanders-disk", directory / "linked"
+        for file in (self.disk, self.shared, self.bystanders_disk, linked, self.slow_disk, self.other_disk):
+            file.touch()
+        self.link.symlink_to(linked)
+        self.outsider = stack.enter_context(Outsider())
+        self._daemon: PrivateDaemon | None = None
+        self._read: Counter[str] = Counter()
+        self._peers: list[Peer] = []
+        self.refused = False
+        stack.callback(self.end_daemon)
+        stack.callback(self.end_peers)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are locked."""
+        return [
+            self.disk, self.shared, self.link, self.lease, self.slow_disk, self.slow_lease, self.other_disk
+        ]  # fmt: skip
+
+    # The daemon
+
+    @property
+    def daemon(self) -> PrivateDaemon:
+        """The daemon. The first use starts it."""
+        if self._daemon is None:
+            self.start_daemon()
+            self.warm_up()
+            self._descriptors = len(checks.descriptors(self.daemon))
+            self._bytes = checks.resident_bytes(self.daemon)
+        return self._daemon  # type: ignore[return-value]  # it is started
+
+    def start_daemon(self, program: Path = LOCKD, wrapper: Sequence[str] = ()) -> PrivateDaemon:
+        """Start a daemon, and do not wait until it serves."""
+        (self.directory / "daemon").mkdir(exist_ok=True)
+        self._daemon = PrivateDaemon(self.directory / "daemon", program, wrapper)
+        self.said()
+        if not wrapper:
+            wait_until(self._daemon.serves, "the daemon serves")
+        return self._daemon
+
+    def warm_up(self) -> None:
+        """Have the daemon do everything once, so that its worker thread and all modules are there."""
+        peer = self.peer("warm-up")
+        peer.register()
+        for file in (self.slow_disk, self.link, self.disk):
+            peer.acquire(file)
+            peer.release(file)
+        self.end_peers()
+        soon(lambda: not checks.table(self.daemon), "the daemon is warm")
+        # It forgets which directories are local, and reads the mounts again.
+        self.daemon.run_inside("sh", "-c", 'mount --bind "$1" "$1" && umount "$1"', "sh", str(self.disk))
+
+    def end_daemon(self) -> None:
+        """Kill the daemon. The next use starts a new one."""
+        if self._daemon is not None:
+            self._daemon.process.kill()
+            self._daemon.process.wait()
+            self._daemon = None
+
+    def worker(self) -> int:
+        """Return the number of the daemon's only worker thread."""
+        (worker,) = (
+            int(number)
+            for number in os.listdir(f"/proc/{self.daemon.pid}/task")
+            if int(number) != self.daemon.pid
+        )
+        return worker
+
+    def said(self) -> str:
+        """Return what the daemon has written, to its log and its output, since the last call."""
+        return "".join(map(self._written, ("log", "output")))
+
+    def _written(self, name: str) -> str:
+        file = self.directory / "daemon" / name
+        if not file.exists():
+            return ""
+        data = file.read_bytes()
+        start, self._read[name] = self._read[name], len(data)
+        return data[start:].decode(errors="replace")
+
+    # Peers
+
+    def peer(self, name: str, *, owner: Peer | None = None) -> Peer:
+        """Start a peer."""
+        peer = Peer(name, self.daemon, owner=owner)
+        self._peers.append(peer)
+        return peer
+
+    @property
+    def peers(self) -> list[Peer]:
+        """All peers that are not ended."""
+        return self._peers
+
+    def end_peers(self) -> None:
+        """Kill all peers."""
+        while self._peers:
+            self._peers.pop().end()
+
+    # Checks
+
+    def check_held(self) -> None:
+        """Check what has to be true while guests live."""
+        checks.nobody_killed(self._peers)
+        checks.nothing_given_away(self.daemon, self._peers, self.outsider)
+
+    def is_released(self, path: Path) -> bool:
+        """Return whether the kernel has no lock on a file, or the fault has kept the file from being closed."""
+        return not locks_on(path) or f"<{os.path.realpath(path)}>" in _without_other_calls(
+            tracer.hit(self.trace)
+        )
+
+    def check_clean(self, hit: str = "", seconds: float = checks.PATIENCE) -> None:
+        """Check what has to be true once no guest lives: nothing is left.
+
+        :param hit: the call that failed, as strace shows it. If it is a close, the file is still open.
+        :param seconds: how long the daemon may take for it.
+        """
+        require(self.daemon.process.poll() is None, "the daemon has ended")
+        not_closed = hit.startswith("close(")
+        kept = 1 if not_closed and f"<{self.directory}" in hit else 0
+        # A file whose identity is not known may be one that is locked: closing it would end that lock.
+        unknown = hit.startswith("newfstatat(") and f"<{self.directory}" in hit.partition(",")[0]
+        leaked = 1 if not_closed or unknown else 0
+        soon(
+            lambda: not checks.table(self.daemon),
+            "a lock stays in the table after its owner's death",
+            seconds,
+        )
+        soon(
+            lambda: len(checks.kernel_locks(self.daemon)) <= kept,
+            "a lock stays in the kernel after its owner's death",
+            seconds,
+        )
+        if not kept:
+            soon(
+                lambda: not self.slow.locks(),
+                "a lock stays at the file server after its owner's death",
+                seconds,
+            )
+            checks.all_free(self.files, self.outsider)
+        soon(
+            lambda: len(checks.descriptors(self.daemon)) <= self._descriptors + leaked,
+            "descriptors stay open",
+            seconds,
+        )
+        require(checks.threads(self.daemon) <= 3, f"{checks.threads(self.daemon)} threads are left")
+        more = checks.resident_bytes(self.daemon) - self._bytes
+        require(more < _MORE_BYTES, f"the daemon has {more} more bytes of memory")
+
+    def is_clean(self) -> bool:
+        """Return whether the daemon can play another point: it has not even what a fault may leave."""
+        return (
+            not checks.kernel_locks(self.daemon) and len(checks.descriptors(self.daemon)) <= self._descriptors
+        )
+
+    def check_log(self) -> None:
+        """Check that what the daemon has logged is for users."""
+        said = self.said()
+        require("Traceback" not in said, f"a traceback in the log: {said.strip().splitlines()[-1:]}")
+
+    def tidy(self) -> None:
+        """Remove what only the daemon makes, so that the next point finds what the last one found."""
+        for directory, lease in ((self.lockspace, self.lease), (self.slow_lockspace, self.slow_lease)):
+            lease.unlink(missing_ok=True)
+            if directory.exists():
+                directory.rmdir()
+        if self.lockspace.parent.exists():
+            self.lockspace.parent.rmdir()
+
+
+def _without_other_calls(hit: str | None) -> str:
+    return hit if hit is not None and hit.startswith("close(") else ""
+
+
+@contextmanager
+def world(directory: Path) -> Iterator[World]:
+    """Make a world in an empty directory, and end everything in it at the end of the block."""
+    with ExitStack() as stack:
+        yield World(directory, stack)
