@@ -175,6 +175,7 @@ def _daemon_configuration() -> Iterator[Finding]:
             return
         for key in ("log_level", "max_clients", "admin_max_clients"):
             settings.number(key, 1)
+        settings.texts("lockspaces")
         yield Finding(subject, PASS, str(path))
     except conf.ConfError as error:
         yield Finding(subject, FAIL, str(error))

@@ -13,6 +13,7 @@ COMMANDS: Final = (
     "resource",
     "run",
     "acquire",
+    "lockspace",
     "release",
     "clean",
     "check",

@@ -22,6 +22,7 @@ from lockd.daemon.start import pidfile
 from lockd.daemon.start.background import go_into_background
 from lockd.daemon.start.config import Config, read_config
 from lockd.daemon.start.directories import make_own_directories
+from lockd.daemon.start.lockspaces import make_lockspaces
 from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
 from lockd.daemon.tasks import Tasks, go_on
@@ -165,6 +166,7 @@ async def _serve(
                 adopt(daemon, state)
                 state.clear()  # to free its memory: it may be large
                 go_on_adopting(daemon, tasks)
+            make_lockspaces(config.lockspaces, daemon.locker, tasks)
             started()
             await daemon.serve(listeners)
             with trio.move_on_after(_LAST_MESSAGES_SECONDS):

@@ -101,6 +101,20 @@ class Conf:
             raise ConfError(f'{key} has to be a text in quotes, like {key} = "..."', line, self._path)
         return value
 
+    def texts(self, key: str) -> list[str]:
+        """Return the value of a setting that is a list of texts.
+
+        :param key: the key.
+        :returns: the texts; none if the key is not set.
+        :raises ConfError: the value is not a list of texts.
+        """
+        value, line = self._values.get(key, ([], 0))
+        texts = [item for item in value if isinstance(item, str)] if isinstance(value, list) else None
+        if texts is None or texts != value:
+            message = f'{key} has to be a list of texts in quotes, like {key} = [ "..." ]'
+            raise ConfError(message, line, self._path)
+        return texts
+
 
 def read(path: Path) -> Conf | None:
     """Read a configuration file.

@@ -70,6 +70,8 @@ def completions(shell: str) -> str:
         (["lockctl", "status", "--no"], {"--noheadings", "--notruncate"}),
         (["lockctl", "clean", "--dry"], {"--dry-run"}),
         (["lockctl", "who", "./pyproj"], {"./pyproject.toml"}),
+        (["lockctl", "lockspace", "a"], {"add"}),
+        (["lockctl", "lockspace", "add", "./con"], {"./conf"}),
     ],
 )
 def test_bash_completes(words: list[str], expected: set[str], tmp_path: Path) -> None:

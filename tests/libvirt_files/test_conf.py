@@ -58,6 +58,11 @@ def test_settings_are_read_as_they_were_written(
         else:
             with pytest.raises(ConfError, match=f"{key} has to be a text"):
                 conf.text(key)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            assert conf.texts(key) == value
+        else:
+            with pytest.raises(ConfError, match=f"{key} has to be a list of texts"):
+                conf.texts(key)
         if isinstance(value, int) and 0 <= value < 2**32:
             assert conf.number(key, 5) == value
         else:

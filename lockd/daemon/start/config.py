@@ -24,6 +24,7 @@ class Config:
     :ivar log_outputs: the log outputs (``parse_outputs``), or None if they are not set.
     :ivar max_clients: how many clients may be connected to the lock socket at the same time.
     :ivar admin_max_clients: how many clients may be connected to the admin socket at the same time.
+    :ivar lockspaces: the paths of lockspaces that the daemon makes at its start.
     """
 
     log_level: int | None = None
@@ -31,6 +32,7 @@ class Config:
     log_outputs: str | None = None
     max_clients: int = MAX_CLIENTS
     admin_max_clients: int = ADMIN_MAX_CLIENTS
+    lockspaces: tuple[str, ...] = ()
 
 
 def read_config(path: Path, *, required: bool) -> Config:
@@ -54,6 +56,7 @@ def read_config(path: Path, *, required: bool) -> Config:
             log_outputs=values.text("log_outputs"),
             max_clients=values.number("max_clients", MAX_CLIENTS),
             admin_max_clients=values.number("admin_max_clients", ADMIN_MAX_CLIENTS),
+            lockspaces=tuple(values.texts("lockspaces")),
         )
     except conf.ConfError as error:
         raise Failure(str(error)) from None
