@@ -14,6 +14,7 @@ from typing import Any, Final
 import trio
 
 from lockd.daemon import systemd
+from lockd.daemon.configured_lockspaces import make_lockspaces
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.log.log import Log
@@ -22,7 +23,6 @@ from lockd.daemon.start import pidfile
 from lockd.daemon.start.background import go_into_background
 from lockd.daemon.start.config import Config, read_config
 from lockd.daemon.start.directories import make_own_directories
-from lockd.daemon.start.lockspaces import make_lockspaces
 from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
 from lockd.daemon.tasks import Tasks, go_on
