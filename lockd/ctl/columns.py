@@ -93,7 +93,9 @@ _ALL: Final = [
         "whether /proc/locks agrees: yes, no, unlisted, or server if it cannot know",
         lambda holding: holding.kernel,
     ),
-    Column("DOUBT", "why the lock was in doubt at the last upgrade", lambda holding: holding.doubt),
+    Column(
+        "DOUBT", "why the lock may protect nothing, such as a replaced file", lambda holding: holding.doubt
+    ),
 ]
 
 COLUMNS: Final = {column.name: column for column in _ALL}

@@ -15,7 +15,7 @@ from lockd.client.resource import Resource
 from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Failure
 from lockd.ctl.file_locks import lock_holder
-from lockd.ctl.holdings import AT_SERVER, overview
+from lockd.ctl.holdings import AT_SERVER, doubts_of, overview
 from lockd.ctl.processes import disks_in_arguments, is_qemu
 from lockd.libvirt import conf
 from lockd.libvirt.addresses import default_pool, own_addresses
@@ -132,6 +132,9 @@ def _kernel() -> Finding:
     wrong = [holding.path for holding in holdings if holding.disagrees]
     if wrong:
         return Finding(subject, FAIL, f"differ from the daemon's on {', '.join(wrong)}: see lockctl status")
+    doubted = [f"{path}: {doubt}" for path, doubt in doubts_of(holdings).items()]
+    if doubted:
+        return Finding(subject, FAIL, f"{'; '.join(doubted)}: see lockctl status")
     unknown = sum(holding.kernel == AT_SERVER for holding in holdings)
     rest = f"; {unknown} more are kept by file servers, and the kernel does not list them" if unknown else ""
     return Finding(subject, PASS, f"agree on all {len(holdings) - unknown}{rest}")

@@ -50,8 +50,7 @@ class Holding(NamedTuple):
         fenced.
     :ivar slow: the mount point of the locked file's file system if that may block; otherwise None.
     :ivar kernel: AGREES, DISAGREES, UNLISTED or AT_SERVER; None while the lock is being acquired or released.
-    :ivar doubt: why the lock was in doubt when the daemon took it over at the last upgrade; None if it was
-        not.
+    :ivar doubt: why the lock may protect nothing: it was lost, or its path names another file; None for most.
     """
 
     lockspace: str
@@ -106,6 +105,15 @@ def overview() -> Overview:
         if _pid_in_file() is None:
             raise
         return _overview_of_virtlockd()
+
+
+def doubts_of(holdings: list[Holding]) -> dict[str, str]:
+    """Return why locks may protect nothing, by their paths.
+
+    :param holdings: the holdings.
+    :returns: the doubts; nothing for locks that are not in doubt.
+    """
+    return {holding.path: holding.doubt for holding in holdings if holding.doubt is not None}
 
 
 def holdings_of(lock: dict[str, Any], kernel: str | None) -> list[Holding]:

@@ -49,16 +49,20 @@ def run(_options: argparse.Namespace) -> Exit:
     """
     with StatusConnection.connect() as connection:
         daemon = connection.daemon()
-        held = Counter((lock["lockspace"], lock["mode"]) for lock in connection.locks())
+        locks = list(connection.locks())
+        held = Counter((lock["lockspace"], lock["mode"]) for lock in locks)
+        doubted = sum(lock["doubt"] is not None for lock in locks)
         lockspaces = ["", *connection.lockspaces()]
     # The format is UTF-8 in every locale.
     terminal.escape_unencodable(sys.stdout, encoding="utf-8")
-    for line in _lines(daemon, lockspaces, held):
+    for line in _lines(daemon, lockspaces, held, doubted):
         print(line)
     return Exit.DONE
 
 
-def _lines(daemon: dict[str, Any], lockspaces: list[str], held: Counter[tuple[str, str]]) -> Iterator[str]:
+def _lines(
+    daemon: dict[str, Any], lockspaces: list[str], held: Counter[tuple[str, str]], doubted: int
+) -> Iterator[str]:
     counters = daemon["counters"]
     # OpenMetrics has the types info and unknown, which the textfile collector does not know.
     yield from _family(
@@ -73,6 +77,12 @@ def _lines(daemon: dict[str, Any], lockspaces: list[str], held: Counter[tuple[st
             for space in lockspaces
             for mode in ("exclusive", "shared")
         ],
+    )
+    yield from _family(
+        "lockd_locks_doubted",
+        "gauge",
+        "Locks that may protect nothing, as lockctl status says.",
+        [("", {}, doubted)],
     )
     yield from _family("lockd_clients", "gauge", "Connected clients.", [("", {}, daemon["clients"])])
     yield from _family(

@@ -11,7 +11,7 @@ from lockd.ctl.columns import COLUMNS, DEFAULT, Column, columns_named
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import find_disk
 from lockd.ctl.exits import Exit, Failure
-from lockd.ctl.holdings import Holding, overview
+from lockd.ctl.holdings import Holding, doubts_of, overview
 from lockd.ctl.terminal import Table
 from lockd.linux.printable import printable
 
@@ -124,9 +124,9 @@ def _print_once(options: argparse.Namespace, columns: list[Column]) -> Exit:
 
 
 def _verdict(holdings: list[Holding]) -> Exit:
-    doubts = {holding.path: holding.doubt for holding in holdings if holding.doubt is not None}
+    doubts = doubts_of(holdings)
     for path, doubt in doubts.items():
-        terminal.print_error(f"at the last upgrade, {path} was in doubt: {doubt}")
+        terminal.print_error(f"{path} is in doubt: {doubt}")
     wrong = sum(holding.disagrees for holding in holdings)
     if not wrong:
         return Exit.NO if doubts else Exit.DONE

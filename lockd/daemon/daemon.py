@@ -11,6 +11,7 @@ from lockd.daemon import systemd
 from lockd.daemon.counters import Counters
 from lockd.daemon.headroom import Headroom
 from lockd.daemon.lifetime import LOOK_SECONDS, Lifetime
+from lockd.daemon.lock_watch import LockWatch
 from lockd.daemon.locker import Locker
 from lockd.daemon.log.log import Log
 from lockd.daemon.mount_watch import MountWatch
@@ -82,6 +83,7 @@ class Daemon:
         log.write_slow_files(self.slow_calls, tasks)
         self.table = LockTable(FilesEngine(inodes, mounts))
         self.locker = Locker(self.table, self.slow_calls, tasks, lambda pid: self.owners.get(pid))
+        self._lock_watch = LockWatch(self.table, self.locker, self.slow_calls, tasks)
         self.owners = Owners(self.reactor, tasks, self.counters, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
             LOCK_SERVER,
@@ -151,6 +153,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(go_on, self.reactor.run)
             nursery.start_soon(go_on, self._housekeeping)
+            nursery.start_soon(go_on, self._lock_watch.run)
             nursery.start_soon(go_on, systemd.feed_watchdog, self.reactor)
             # The objects that exist now are kept until the end. Garbage collections need not look at them.
             gc.freeze()

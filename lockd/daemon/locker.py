@@ -188,6 +188,8 @@ class Locker:
         :param resource: the resource, which is held.
         :param later: takes the lock, and returns the new hold. The old one is replaced.
         """
+        if resource in self._being_taken:
+            return
         ended = self._being_taken[resource] = trio.Event()
         self._tasks.start(self._take_again, resource, later, ended)
 
@@ -195,9 +197,12 @@ class Locker:
         try:
             resource.hold = await self._done(later, surely=True)
             resource.doubt = LOST
+            _logger.warning("%s: %s", resource.path, LOST)
         except LockError as error:
-            resource.doubt = f"the lock was lost: {error}"
-            _logger.error("%s: %s", resource.path, resource.doubt)
+            doubt = f"the lock was lost: {error}"
+            if resource.doubt != doubt:
+                resource.doubt = doubt
+                _logger.error("%s: %s", resource.path, doubt)
         finally:
             del self._being_taken[resource]
             ended.set()

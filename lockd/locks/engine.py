@@ -169,11 +169,21 @@ class Engine:
         """
         raise NotImplementedError
 
-    def check_path(self, resource: Resource) -> None:
-        """Set ``resource.doubt`` if the path of an adopted resource no longer names what is locked.
-
-        This does not block: where it might, nothing is done.
+    def path_doubt(self, resource: Resource) -> str | Later[str | None] | None:
+        """Return why the path of a held resource no longer names what is locked.
 
         :param resource: the resource, with its hold.
+        :returns: None where it does.
+        """
+        raise NotImplementedError
+
+    def take_anew(self, resource: Resource) -> Later[Hold]:
+        """Lock what has come in place of what a resource was made for (``autocreate``), or make it anew.
+
+        The old lock is given up once the new one is taken, so there is always one. If the new one cannot be taken, the
+        old one stays.
+
+        :param resource: the resource, with its hold. Nothing else is done for it meanwhile.
+        :returns: the work, which returns the new hold.
         """
         raise NotImplementedError

@@ -45,8 +45,7 @@ class Resource:
     :ivar holdings: the pids of the owners, each once for every holding. Only a shared resource has several.
     :ivar queue: what calls of the engine for this resource may wait for, such as a mount point; None where they do
         not block.
-    :ivar doubt: why the lock may not be held, or None. Only a lock that was taken over from another program can be
-        in doubt.
+    :ivar doubt: why the lock may not be held, or may protect nothing; None for most locks.
     :ivar hold: what the engine keeps for the lock; None until it is taken.
     """
 

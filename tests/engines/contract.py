@@ -517,8 +517,8 @@ class EngineContract:
             assert setting.other.take(held.path, shared=True) == shared
             setting.other.drop_all()
             calls.engine.check([held])
-            calls.engine.check_path(held)
             assert held.doubt is None
+            assert finish(calls.engine.path_doubt(held)) is None
             assert setting.state() == state
         calls.drop(held)
         assert setting.exists(held.path) != autocreate
@@ -548,8 +548,8 @@ class EngineContract:
         disk = calls.adopt(disk, facts)
         assert setting.state() == state
         calls.engine.check([disk])
-        calls.engine.check_path(disk)
         assert disk.doubt is None
+        assert finish(calls.engine.path_doubt(disk)) is None
         assert not setting.other.take(disk.path, shared=True)
         calls.drop(disk)
         assert setting.other.take(disk.path, shared=False)
@@ -628,17 +628,49 @@ class EngineContract:
         setting.remove(adopted.path)
         setting.make(adopted.path)
         before = setting.state()
-        after.engine.check_path(adopted)
-        assert (adopted.doubt is None) == (adopted.queue is not None), "nothing is done if it may block"
+        assert finish(after.engine.path_doubt(adopted)) == "the path names another file than the locked one"
         assert setting.state() == before
         after.drop(adopted)
         assert setting.exists(adopted.path), "what somebody has put in its place stays"
+
+    @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+    @BOTH_MODES
+    def test_what_was_removed_or_replaced_is_taken_anew(
+        self, setting: Setting, calls: Calls, shared: bool, replaced: bool
+    ) -> None:
+        before = setting.state()
+        held = calls.take(calls.resource(shared=shared))
+        setting.remove(held.path)
+        if replaced:
+            setting.make(held.path)
+        assert finish(calls.engine.path_doubt(held)) is not None
+        taken: Hold | Later[Hold] = calls.engine.take_anew(held)
+        held.hold = finish(taken)
+        assert finish(calls.engine.path_doubt(held)) is None
+        assert not setting.other.take(held.path, shared=False)
+        calls.drop(held)
+        assert setting.state() == before
+
+    def test_what_somebody_else_has_taken_in_its_place_is_theirs(
+        self, setting: Setting, calls: Calls
+    ) -> None:
+        held = calls.take(calls.resource())
+        setting.remove(held.path)
+        setting.make(held.path)
+        assert setting.other.take(held.path, shared=True)
+        before = setting.state()
+        with pytest.raises(Busy) as caught:
+            calls.engine.take_anew(held).work()
+        assert setting.other.is_named_by(caught.value.holder, held.path)
+        assert setting.state() == before
+        assert calls.engine.holds(held)
+        calls.drop(held)
+        assert setting.exists(held.path)
 
     def test_an_older_doubt_is_kept(self, setting: Setting, calls: Calls) -> None:
         held = calls.take(calls.resource())
         held.doubt = "an older doubt"
         calls.engine.check([held])
-        calls.engine.check_path(held)
         assert held.doubt == "an older doubt"
         calls.drop(held)
 

@@ -74,7 +74,7 @@ def test_a_lock_that_the_kernel_has_lost_is_taken_again(
     assert doubts(daemon) == {str(guests.disk): "the lock was lost, and taken again"}
     shown = lockctl_status(daemon)
     assert shown.returncode == 1
-    assert f"{guests.disk} was in doubt: the lock was lost, and taken again" in shown.stderr
+    assert f"{guests.disk} is in doubt: the lock was lost, and taken again" in shown.stderr
     assert logged_of(guests.disk, daemon) == "the lock was lost, and taken again"
     assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
     guests.spared_is_served()

@@ -128,7 +128,11 @@ async def log_locks(table: LockTable, owners: Owners) -> None:
     for number, resource in enumerate(list(table)):
         if number % _LOGGED_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        resource.engine.check_path(resource)
+        if resource.doubt is None and resource.state is State.HELD:
+            doubt = resource.engine.path_doubt(resource)
+            # ``LockWatch`` looks at the others later.
+            if isinstance(doubt, str):
+                resource.doubt = doubt
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
         elif interest.in_grants and resource.state is State.HELD:

@@ -205,15 +205,22 @@ class FilesEngine(Engine):
                 resource.doubt = f"the lock was lost: {refusal}"
         return None
 
-    def check_path(self, resource: Resource) -> None:
-        """Doubt a lock whose path names another file now. See ``Engine.check_path``."""
-        if resource.hold is None or resource.queue is not None or resource.doubt is not None:
-            return
-        try:
-            if not file_lock.is_named(_claim_of(resource.hold), resource.path):
-                resource.doubt = "the path names another file than the locked one"
-        except OSError as error:
-            resource.doubt = f"the path cannot be followed: {error.strerror}"
+    def path_doubt(self, resource: Resource) -> str | Later[str | None] | None:
+        """Return why a path no longer names the locked file. See ``Engine.path_doubt``."""
+        claim = _claim_of(resource.hold)
+        if not claim.is_open:
+            return None  # there is no lock that it could name
+        if resource.queue is not None:
+            return Later(resource.queue, partial(file_lock.path_doubt, claim, resource.path))
+        return file_lock.path_doubt(claim, resource.path)
+
+    def take_anew(self, resource: Resource) -> Later[Hold]:
+        """Lock the file that has come in place of a lease file, or make it. See ``Engine.take_anew``."""
+        claim = _claim_of(resource.hold)
+        return Later(
+            resource.queue or _directory_of(resource.path),
+            partial(file_lock.take_anew, self._inodes, resource, claim),
+        )
 
 
 def _directory_of(path: str) -> str:

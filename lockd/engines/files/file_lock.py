@@ -112,6 +112,51 @@ def opening_failed(failed: SystemCallFailed) -> LockError:
     return TryAgain(failed, break_seconds()) if failed.errno == errno.EWOULDBLOCK else failed
 
 
+def take_anew(inodes: Inodes, resource: Resource, claim: Claim) -> Claim:
+    """Lock the file that has come in place of a lease file, or make it, and then give up the old one; for a worker thread.
+
+    A new file on another file system is no lease: the directory is not mounted any more, or hidden by another mount.
+    Other hosts may still see the old file, and its lock.
+
+    :param inodes: the registry that opens the file.
+    :param resource: the resource.
+    :param claim: the claim on the old file.
+    :returns: the claim on the new file.
+    :raises Busy: somebody else has locked the new file.
+    :raises SystemCallFailed: the file cannot be opened or locked, or its directory is on another file system.
+    :raises TryAgain: see ``claim_refused`` and ``opening_failed``.
+    """
+    action = f"Unable to open/create resource {resource.path}"
+    try:
+        device = _stat(os.path.dirname(resource.path)).st_dev
+    except OSError as error:
+        raise SystemCallFailed(action, error) from None
+    if device != claim.identity[0]:
+        raise SystemCallFailed(action, OSError(errno.EXDEV, "its directory is on another file system now"))
+    new = take_pinned(inodes, resource)
+    # No other lock ends with this one: the two claims are on two inodes (Invariant 1).
+    _give_up(inodes, resource, claim)
+    return new
+
+
+def path_doubt(claim: Claim, path: str) -> str | None:
+    """Return why a path no longer names a claimed file.
+
+    :param claim: the claim on the file.
+    :param path: the path.
+    :returns: None if it does name it.
+    """
+    try:
+        status = _stat(path)
+    except FileNotFoundError:
+        return "the path names no file any more"
+    except OSError as error:
+        return f"the path cannot be followed: {error.strerror}"
+    return (
+        None if identity_of(status) == claim.identity else "the path names another file than the locked one"
+    )
+
+
 def lock(fd: int, resource: Resource) -> None:
     """Lock an open file, shared or not as the resource says.
 

@@ -10,11 +10,11 @@ from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Claim, Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux import record_locks
-from lockd.locks.engine import Hold
-from lockd.locks.errors import Busy
+from lockd.locks.engine import Hold, Later
+from lockd.locks.errors import Busy, SystemCallFailed
 from lockd.locks.resource import LOST, Resource
 from tests.kernel_locks import KernelLock, locks_on
-from tests.lock_fixtures import slow_mounts
+from tests.lock_fixtures import mount_local, slow_mounts
 from tests.outsider import Outsider
 
 
@@ -172,41 +172,50 @@ def test_a_descriptor_that_cannot_be_looked_at_leaves_the_lock_in_doubt(adopted:
     assert disk.doubt == "the kernel says nothing of the lock: No such file or directory"
 
 
-def test_a_path_that_names_another_file_is_a_doubt(adopted: Adopted) -> None:
+def test_a_path_that_names_no_longer_the_locked_file_is_a_doubt(adopted: Adopted) -> None:
     disk = adopted.resource()
     adopted.adopt(disk)
-    adopted.engine.check_path(disk)
-    assert disk.doubt is None
+    assert adopted.engine.path_doubt(disk) is None
     adopted.path.unlink()
+    assert adopted.engine.path_doubt(disk) == "the path names no file any more"
     adopted.path.touch()
-    adopted.engine.check_path(disk)
-    assert disk.doubt == "the path names another file than the locked one"
-    disk.doubt = "an older doubt"
-    adopted.engine.check_path(disk)
-    assert disk.doubt == "an older doubt"
-    disk.doubt = None
+    assert adopted.engine.path_doubt(disk) == "the path names another file than the locked one"
     adopted.path.unlink()
     adopted.path.symlink_to(adopted.path.name)
-    adopted.engine.check_path(disk)
-    assert disk.doubt == "the path cannot be followed: Too many levels of symbolic links"
+    assert adopted.engine.path_doubt(disk) == "the path cannot be followed: Too many levels of symbolic links"
     assert adopted.engine.drop(disk) is None
 
 
-def test_a_path_that_may_block_is_not_followed(tmp_path: Path) -> None:
+def test_a_path_that_may_block_is_followed_by_a_worker_thread(tmp_path: Path) -> None:
     adopted = Adopted(tmp_path / "disk", slow_mounts({str(tmp_path): "nfs4"}))
     disk = adopted.resource()
     adopted.adopt(disk)
     adopted.path.unlink()
-    adopted.engine.check_path(disk)
-    assert disk.doubt is None
+    later = adopted.engine.path_doubt(disk)
+    assert isinstance(later, Later)
+    assert later.queue == str(tmp_path)
+    assert later.work() == "the path names no file any more"
     adopted.drop(disk)
 
 
-def test_a_resource_without_a_hold_is_not_checked(adopted: Adopted) -> None:
+def test_a_lease_is_not_taken_anew_on_another_file_system(tree: Path) -> None:
+    """The directory of the leases was unmounted, or is hidden: other hosts may still see the old file."""
+    leases = mount_local(tree / "leases")
+    adopted = Adopted(leases / "lease")
+    lease = adopted.resource(autocreate=True)
+    record_locks.lock_exclusive(adopted.adopt(lease).fd)
+    mount_local(leases)
+    with pytest.raises(SystemCallFailed, match="its directory is on another file system now"):
+        adopted.engine.take_anew(lease).work()
+    assert list(leases.iterdir()) == []
+    assert adopted.engine.holds(lease)
+    assert adopted.engine.drop(lease) is None
+
+
+def test_there_is_no_path_for_a_lock_that_is_lost(adopted: Adopted) -> None:
     disk = adopted.resource()
-    adopted.engine.check_path(disk)
-    assert disk.doubt is None
-    adopted.engine.check([])
+    disk.hold = adopted.engine.lost(disk)
+    assert adopted.engine.path_doubt(disk) is None
 
 
 @pytest.mark.parametrize("hold", [None, Hold()])
