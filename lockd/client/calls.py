@@ -2,13 +2,31 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
+from weakref import WeakSet
 
+from lockd.client.errors import NoAnswer
 from lockd.client.protocol import Call
 from lockd.client.resource import Resource
 from lockd.wire import lock
 from lockd.wire.lock import AcquireFlags, Owner, Procedure
+
+CLOSING_TIMEOUT: Final = 10.0
+"""How many seconds closing a connection waits for the daemon, unless the caller says otherwise."""
+
+
+def not_closed(error: NoAnswer, held: Sequence[Resource]) -> NoAnswer:
+    """Return the exception for a connection that cannot be closed, with a message for the user.
+
+    :param error: what happened.
+    :param held: the resources that are not released.
+    :returns: the exception.
+    """
+    names = ", ".join(resource.path for resource in held) or "what it was asked for"
+    return NoAnswer(f"{error}; {names} may stay locked until process {os.getpid()} ends")
 
 
 def this_process(name: str | None = None) -> Owner:
@@ -21,18 +39,27 @@ def this_process(name: str | None = None) -> Owner:
     return Owner(uuid4(), name or Path(sys.argv[0]).name.lstrip("-") or "python", pid, pid)
 
 
+_all: Final[WeakSet["LockCalls"]] = WeakSet()
+_left_open: Final[list["LockCalls"]] = []
+"""Those of connections that stay open until this process ends."""
+
+
 class LockCalls:
     """Builds the calls of one connection, and records what they change.
 
     :ivar held: the resources that were acquired and not released. A resource that was acquired twice is in
-        the list twice. The daemon kills an owner that closes its connection while it has holdings. So a
-        client has to release them before it closes the connection.
+        the list twice.
+    :ivar asked: whether a lock was ever asked for. If not, there is nothing to release.
+    :ivar owner: the owner that was registered, or None.
     :ivar restricted: whether the connection can no longer acquire or release anything.
     """
 
     def __init__(self) -> None:
         self.held: list[Resource] = []
+        self.asked = False
+        self.owner: Owner | None = None
         self.restricted = False
+        _all.add(self)
 
     def register(self, owner: Owner) -> Call:
         """Return the call that sets the owner of this connection. Locks are acquired and released for it.
@@ -40,7 +67,7 @@ class LockCalls:
         :param owner: the owner.
         :returns: the call.
         """
-        return Call(Procedure.REGISTER, lock.encode_register(owner))
+        return Call(Procedure.REGISTER, lock.encode_register(owner), lambda: self._registered(owner))
 
     def restrict(self) -> Call:
         """Return the call that gives up all further calls of this connection."""
@@ -89,6 +116,7 @@ class LockCalls:
         if resource.autocreate:
             flags |= AcquireFlags.AUTOCREATE
         payload = lock.encode_resource(resource.lockspace, resource.name, flags)
+        self.asked = True
         return Call(Procedure.ACQUIRE_RESOURCE, payload, lambda: self.held.append(resource))
 
     def release(self, resource: Resource) -> Call:
@@ -103,6 +131,32 @@ class LockCalls:
     def to_release(self) -> list[Resource]:
         """Return the resources to release before the connection is closed, the latest acquired first."""
         return [] if self.restricted else self.held[::-1]
+
+    def may_close(self) -> bool:
+        """Return whether the daemon lets this process live if the connection is closed.
+
+        It kills an owner that closes its connection while it has holdings, no matter on which connection it has
+        acquired them.
+        """
+        pid = os.getpid()
+        if self.owner is None or self.owner.pid != pid:
+            return True
+        same_owner = [calls for calls in list(_all) if calls.owner is not None and calls.owner.pid == pid]
+        return not any(calls.held or calls in _left_open for calls in same_owner)
+
+    def leave_open(self) -> None:
+        """Record that the connection stays open until this process ends, and so do its holdings."""
+        _left_open.append(self)
+
+    def is_not_held(self, resource: Resource) -> None:
+        """Record that the daemon does not know of this holding any more, or that it was released elsewhere.
+
+        :param resource: the resource.
+        """
+        self._released(resource)
+
+    def _registered(self, owner: Owner) -> None:
+        self.owner = owner
 
     def _released(self, resource: Resource) -> None:
         # An owner may also release on this connection what it acquired on another one.

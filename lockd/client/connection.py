@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lockd.client.calls import LockCalls, this_process
-from lockd.client.errors import ConnectionLost, Refused
+from lockd.client.calls import CLOSING_TIMEOUT, LockCalls, not_closed, this_process
+from lockd.client.errors import ClientError, ConnectionLost, NoAnswer, NotHeld, NotOwner, Refused
 from lockd.client.protocol import Protocol
 from lockd.client.resource import Resource
 from lockd.client.stream import BlockingStream
@@ -24,24 +24,35 @@ class LockConnection:
     daemon refuses, and ``ConnectionLost`` if it does not answer.
 
     :param stream: the connected stream. It is closed with this object.
+    :param closing_timeout: how many seconds ``close`` waits for the daemon.
     """
 
-    def __init__(self, stream: BlockingStream) -> None:
+    def __init__(self, stream: BlockingStream, closing_timeout: float = CLOSING_TIMEOUT) -> None:
         self._stream = stream
+        self._closing_timeout = closing_timeout
         self._calls = LockCalls()
+        self._ended = False
 
     @classmethod
-    def connect(cls, path: Path | None = None, *, timeout: float | None = None) -> Self:
+    def connect(
+        cls,
+        path: Path | None = None,
+        *,
+        timeout: float | None = None,
+        closing_timeout: float = CLOSING_TIMEOUT,
+    ) -> Self:
         """Connect to a daemon's socket.
 
         :param path: the socket; None for the socket of this process's user.
         :param timeout: how many seconds to wait for each reply; None for no limit. If the file is on a
-            network file system, a reply may take long.
+            network file system, a reply may take long. The daemon may carry out the call later; then ``close``
+            releases the lock.
+        :param closing_timeout: how many seconds ``close`` waits for the daemon; see there.
         :returns: the connection.
         :raises ClientError: no daemon listens on the socket, or this user may not connect.
         """
         where = path or own_addresses().socket
-        return cls(BlockingStream.connect(where, Protocol(PROGRAM, VERSION), timeout))
+        return cls(BlockingStream.connect(where, Protocol(PROGRAM, VERSION), timeout), closing_timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -148,21 +159,73 @@ class LockConnection:
 
         :returns: the descriptor, to be closed by the caller.
         """
+        self._ended = True
         descriptor = self._stream.detach()
         os.set_inheritable(descriptor, True)
         return descriptor
 
     def close(self) -> None:
-        """Release what this connection has acquired, and close it.
+        """Release what this process has acquired with this connection, and close it.
 
-        A restricted connection cannot release anything. If it still has locks, the daemon kills the owner
-        when the connection is closed.
+        The daemon kills an owner that closes its connection while it holds locks. So the connection is closed only
+        if everything is released. If the daemon does not answer for ``closing_timeout`` seconds, the locks are
+        released by a second connection, for as many seconds at most. If a call is unanswered then, or a lock cannot
+        be released, the connections stay open until this process ends, and the locks that are left stay held. So
+        they do if the connection is restricted, or if this process holds locks with another connection.
+
+        :raises NoAnswer: the daemon does not answer, and the connection stays open.
         """
+        if self._ended:
+            return
+        self._ended = True
         try:
-            with suppress(ConnectionLost):
-                self._stream.wait()
-                for resource in self._calls.to_release():
-                    with suppress(Refused):
-                        self.release(resource)
-        finally:
+            if self._calls.asked:
+                self._stream.wait_no_longer_than(self._closing_timeout)
+                self._release_all()
+        except NoAnswer as error:
+            with suppress(ClientError):
+                self._release_elsewhere()
+            self._leave_open()
+            raise not_closed(error, self._calls.held) from None
+        except ConnectionLost:
             self._stream.close()
+            return
+        except BaseException:
+            self._leave_open()
+            raise
+        if self._calls.may_close():
+            self._stream.close()
+        else:
+            self._leave_open()
+
+    def _release_all(self) -> None:
+        self._stream.wait()
+        for resource in self._calls.to_release():
+            try:
+                self._stream.call(self._calls.release(resource))
+            except (NotHeld, NotOwner):
+                self._calls.is_not_held(resource)
+            except Refused:
+                continue  # it stays held
+
+    def _release_elsewhere(self) -> None:
+        """Release by a second connection: the daemon answers the calls of one connection in their order.
+
+        The second connection stays open too. Closing it would have the daemon look for locks of its owner.
+        """
+        if not self._calls.held or self._calls.owner is None:
+            return
+        stream = BlockingStream.connect(self._stream.path, Protocol(PROGRAM, VERSION), self._closing_timeout)
+        try:
+            stream.wait_no_longer_than(self._closing_timeout)
+            stream.call(self._calls.register(self._calls.owner))
+            for resource in self._calls.held[::-1]:
+                with suppress(NotHeld, NotOwner):
+                    stream.call(self._calls.release(resource))
+                self._calls.is_not_held(resource)
+        finally:
+            stream.detach()
+
+    def _leave_open(self) -> None:
+        self._calls.leave_open()
+        self._stream.detach()

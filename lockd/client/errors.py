@@ -28,6 +28,10 @@ class ConnectionLost(ClientError):
     """The daemon has closed the connection, or it does not answer in time."""
 
 
+class NoAnswer(ConnectionLost):
+    """The daemon does not answer in time. It may still carry out the call, and answer later."""
+
+
 class ConfigError(ClientError):
     """A configuration file cannot be read or is not valid. The message names the file and the line."""
 

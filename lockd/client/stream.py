@@ -1,10 +1,12 @@
 """A blocking stream to a daemon's socket. It sends calls and waits for their replies."""
 
+import math
 import socket
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self
 
-from lockd.client.errors import ClientError, ConnectionLost, PermissionDenied, Unavailable
+from lockd.client.errors import ClientError, ConnectionLost, NoAnswer, PermissionDenied, Unavailable
 from lockd.client.protocol import Call, Protocol
 
 RECEIVE_BYTES: Final = 65536
@@ -33,7 +35,7 @@ def lost(error: BaseException | None) -> ConnectionLost:
     :returns: the exception.
     """
     if isinstance(error, TimeoutError):
-        return ConnectionLost("the daemon does not answer")
+        return NoAnswer("the daemon does not answer")
     return ConnectionLost(f"the connection to the daemon broke: {getattr(error, 'strerror', error)}")
 
 
@@ -42,11 +44,16 @@ class BlockingStream:
 
     :param connection: the socket. It is closed with this object.
     :param protocol: encodes the calls and decodes the replies.
+    :param path: the path that the socket is connected to.
+    :ivar path: see the parameter.
     """
 
-    def __init__(self, connection: socket.socket, protocol: Protocol) -> None:
+    def __init__(self, connection: socket.socket, protocol: Protocol, path: Path) -> None:
         self._socket = connection
         self._protocol = protocol
+        self._deadline = math.inf
+        self._unsent = b""
+        self.path = path
 
     @classmethod
     def connect(cls, path: Path, protocol: Protocol, timeout: float | None = None) -> Self:
@@ -65,7 +72,19 @@ class BlockingStream:
         except OSError as error:
             connection.close()
             raise connect_error(path, error) from None
-        return cls(connection, protocol)
+        return cls(connection, protocol, path)
+
+    def wait_no_longer_than(self, seconds: float) -> None:
+        """Limit the time for all that follows, in place of the time for each reply.
+
+        :param seconds: from now on.
+        """
+        self._deadline = monotonic() + seconds
+
+    @property
+    def answered(self) -> bool:
+        """Whether every call has been answered."""
+        return self._protocol.answered
 
     def call(self, call: Call) -> bytes:
         """Send a call, and wait for the reply.
@@ -73,26 +92,36 @@ class BlockingStream:
         :param call: the call.
         :returns: the payload of the reply.
         :raises Refused: the daemon has answered with an error.
-        :raises ConnectionLost: the daemon has not answered.
+        :raises NoAnswer: the daemon has not answered in time.
+        :raises ConnectionLost: the connection has ended.
         """
-        try:
-            self._socket.sendall(self._protocol.send(call))
-        except OSError as error:
-            raise lost(error) from None
+        self._unsent += self._protocol.send(call)
         self.wait()
         return self._protocol.result()
 
     def wait(self) -> None:
         """Wait for the replies to all calls that were sent.
 
-        :raises ConnectionLost: the replies do not arrive.
+        :raises NoAnswer: the replies do not arrive in time. What is left of a call is sent with the next one.
+        :raises ConnectionLost: the connection has ended.
         """
-        while not self._protocol.answered:
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-            except OSError as error:
-                raise lost(error) from None
-            self._protocol.receive(data)
+        try:
+            while self._unsent:
+                self._set_timeout()
+                sent = self._socket.send(self._unsent)
+                self._unsent = self._unsent[sent:]
+            while not self._protocol.answered:
+                self._set_timeout()
+                self._protocol.receive(self._socket.recv(RECEIVE_BYTES))
+        except OSError as error:
+            raise lost(error) from None
+
+    def _set_timeout(self) -> None:
+        if self._deadline < math.inf:
+            left = self._deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
