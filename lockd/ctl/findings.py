@@ -242,8 +242,11 @@ def _works(directory: str, subject: str, *, unmade: str) -> Finding:
         if error.errno in _CANNOT_LOCK:
             return Finding(subject, FAIL, f"its files cannot be locked, and no guest can start: {error}")
         return Finding(subject, unmade, f"the daemon can make no file in it: {error}")
-    except (ClientError, OSError) as error:
+    except ClientError as error:
         return Finding(subject, FAIL, str(error))
+    except OSError as error:
+        why = f"{error.strerror}: the file that the daemon has locked is not there for other processes"
+        return Finding(subject, FAIL, why)
     if not seen:
         return Finding(
             subject, FAIL, "a lock of the daemon is not seen by another process: guests are not protected"

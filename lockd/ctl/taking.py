@@ -17,6 +17,7 @@ from lockd.ctl.disk_argument import Disk, find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.holdings import daemon_pid
 from lockd.ctl.processes import Opener, describe, is_qemu, openers_of
+from lockd.linux.processes import command_name
 
 _RETRY_SECONDS: Final = 0.2
 """Time between two attempts to take the locks."""
@@ -142,10 +143,9 @@ def _in_use(disks: list[Disk], how: How) -> str | None:
     libvirt releases the locks of a paused guest, and takes none for the backing files of a running one. Both
     stay open in QEMU. Another writer would destroy what the guest has on the disk.
     """
-    daemon = daemon_pid()
     for disk in disks:
         try:
-            openers = [opener for opener in openers_of(os.stat(disk.path)) if opener.pid != daemon]
+            openers = _without_daemon(openers_of(os.stat(disk.path)))
         except OSError:
             continue
         if how.shared:
@@ -161,6 +161,17 @@ def _in_use(disks: list[Disk], how: How) -> str | None:
                     "paused guest or one with this backing file does not; --force takes the lock nevertheless"
                 )
     return None
+
+
+def _without_daemon(openers: list[Opener]) -> list[Opener]:
+    """Return the openers other than the lock daemon, which has the disk open if the disk itself is locked."""
+    if not openers:
+        return []
+    daemon = daemon_pid()
+    if daemon is None:
+        # It has no admin socket, and another pid file than the usual one.
+        return [opener for opener in openers if command_name(opener.pid) != "virtlockd"]
+    return [opener for opener in openers if opener.pid != daemon]
 
 
 def _without_owners(disk: Disk, openers: list[Opener]) -> list[Opener]:

@@ -218,6 +218,20 @@ def test_a_writer_that_is_no_guest_is_refused_and_a_reader_is_not(host: Host) ->
         host.lockctl("run", disk, "--", "true")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="virtlockd needs a /run of its own here, which needs root")
+def test_the_daemon_itself_is_no_other_user_of_the_disk(tmp_path: Path) -> None:
+    """lockctl knows virtlockd by its pid file, or else by its name."""
+    if not VIRTLOCKD.exists():
+        pytest.skip(f"{VIRTLOCKD} is not there")
+    with host_with(tmp_path, VIRTLOCKD) as host:
+        disk = host.disk("disk")
+        host.lockctl("run", disk, "--", "true")
+        host.daemon.run_inside("rm", "/run/virtlockd.pid")
+        host.lockctl("run", disk, "--", "true")
+        with opener(disk, "<>") as pid:
+            assert f"pid {pid}" in host.lockctl("run", disk, "--", "true", status=75)
+
+
 def test_a_disk_is_shared_with_readers_and_with_owners_that_write(host: Host) -> None:
     disk = host.disk("disk")
     with opener(disk, "<"):
