@@ -86,8 +86,9 @@ class StatusConnection:
             page = self._ask(Procedure.LOCKS, {"after": after, "owners": "apart"})
             for lock in page["locks"]:
                 if "owners" in page:  # an older daemon describes the owners with each lock
+                    # The description has the pid on this host, if that is known, and the share a key.
                     lock["owners"] = [
-                        Answer(page["owners"][str(owner["pid"])], **owner) for owner in lock["owners"]
+                        Answer({**owner, **page["owners"][str(owner["pid"])]}) for owner in lock["owners"]
                     ]
                 if latest is not None and latest["number"] == lock["number"]:
                     # The rest of its owners, for which the page before had no room.

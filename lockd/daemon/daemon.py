@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from lockd.daemon.tasks import Tasks, go_on
 from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.processes import open_pidfd
 from lockd.locks.resource import State
 from lockd.locks.table import LockTable
 from lockd.wire import admin, lock
@@ -145,6 +147,7 @@ class Daemon:
 
         :param listeners: the listening sockets. They are closed at the end.
         """
+        self._warn_of_missing_pidfds()
         self.sockets_made = listeners.made
         if listeners.lock is not None:
             self.lock_server.listen(listeners.lock)
@@ -166,6 +169,19 @@ class Daemon:
             server.hang_up()
         if self.table:
             self._warn_of_lost_locks()
+
+    def _warn_of_missing_pidfds(self) -> None:
+        try:
+            pidfd = open_pidfd(os.getpid())
+        except OSError as error:
+            _logger.error(
+                "no owner can be watched, so none can register: pidfd_open: %s; lockd needs Linux 5.3 or later, and "
+                "SystemCallFilter= must allow pidfd_open",
+                os.strerror(error.errno or 0),
+            )
+        else:
+            if pidfd is not None:
+                os.close(pidfd)
 
     def _warn_of_lost_locks(self) -> None:
         owners = sorted({pid for resource in self.table for pid in resource.holdings})

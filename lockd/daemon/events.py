@@ -61,7 +61,7 @@ def refused(lockspace: str, name: str, reason: str, owner: OwnerProcess) -> None
     :param owner: the owner that the lock was asked for.
     """
     if _refusals.allows():
-        _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, owner.pid, owner, reason)
+        _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, owner.key, owner, reason)
 
 
 def taken_over(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
@@ -93,7 +93,7 @@ def fenced(owner: OwnerProcess) -> None:
     _logger.warning(
         "%s dropped its connection while it holds locks: it is killed",
         owner.describe(),
-        extra={"fields": {"MESSAGE_ID": FENCED, **_owner_fields(owner.pid, owner)}},
+        extra={"fields": {"MESSAGE_ID": FENCED, **_owner_fields(owner.key, owner)}},
     )
 
 
@@ -118,11 +118,9 @@ def _log(
     _logger.log(level, message, who, what, *details, extra={"fields": fields})
 
 
-def _owner_fields(pid: int, owner: OwnerProcess | None) -> dict[str, Any]:
-    if owner is None:
-        return {"LOCKD_OWNER_PID": pid}
-    return {
-        "LOCKD_OWNER_PID": pid,
-        "LOCKD_OWNER_NAME": owner.details.name,
-        "LOCKD_OWNER_UUID": str(owner.details.uuid),
-    }
+def _owner_fields(key: int, owner: OwnerProcess | None) -> dict[str, Any]:
+    pid = key if owner is None else owner.pid
+    fields: dict[str, Any] = {} if pid is None or pid <= 0 else {"LOCKD_OWNER_PID": pid}
+    if owner is not None:
+        fields |= {"LOCKD_OWNER_NAME": owner.details.name, "LOCKD_OWNER_UUID": str(owner.details.uuid)}
+    return fields

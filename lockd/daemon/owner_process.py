@@ -7,24 +7,45 @@ never mistaken for the owner (Invariant 2).
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from lockd.daemon.reactor import Watcher
+from lockd.linux.pid_namespaces import PidNamespace
 from lockd.linux.processes import has_ended
 from lockd.wire.lock import Owner
+
+
+class Place(NamedTuple):
+    """A pid namespace other than the daemon's, and a pid there.
+
+    :ivar namespace: the pid namespace.
+    :ivar number: the pid there.
+    """
+
+    namespace: PidNamespace
+    number: int
 
 
 class OwnerProcess(Watcher):
     """An owner and its process.
 
+    :param key: see the variable.
     :param details: what the client that registered the owner said about it.
-    :param pidfd: a descriptor of the process, or None if the daemon sees no process with this pid. ``Owners``
-        closes it.
-    :ivar pid: the pid of the process. Holdings are stored by it.
-    :ivar details: what the latest REGISTER call for this owner said about it.
+    :param pid: see the variable.
+    :param pidfd: a descriptor of the process, or None if the daemon cannot watch it. ``Owners`` closes it.
+    :param place: see the variable.
+    :ivar key: the number that holdings are stored by. It is the pid, or a negative number if the daemon does not
+        know the pid: the pids of two containers may be equal, and belong to two owners.
+    :ivar details: what the latest REGISTER call for this owner said about it. The pid there is one of the
+        client's pid namespace.
+    :ivar pid: the pid of the process in the daemon's pid namespace; None if that is not known.
     :ivar pidfd: the descriptor of the process; None if there was none, or if it is closed.
+    :ivar place: another pid namespace that the process is in, and its pid there; None if none is known.
+    :ivar was_dead: whether there was no process with this pid when the owner was registered. A process that has
+        the pid now is another one.
+    :ivar is_certain: False if the process may be another one that has got the owner's pid. Then it is not killed.
     :ivar ended: whether the daemon has handled the end of the process.
     :ivar at_end: callback for the end of the process; its argument is this owner.
     :ivar fencing_since: when fencing began, in seconds since the epoch; None if the owner is not being
@@ -32,12 +53,31 @@ class OwnerProcess(Watcher):
     :ivar sessions: the number of sessions that are registered for this owner.
     """
 
-    __slots__ = ("_end", "at_end", "details", "ended", "fencing_since", "pid", "pidfd", "sessions")
+    __slots__ = (
+        "_end",
+        "at_end",
+        "details",
+        "ended",
+        "fencing_since",
+        "is_certain",
+        "key",
+        "pid",
+        "pidfd",
+        "place",
+        "sessions",
+        "was_dead",
+    )
 
-    def __init__(self, details: Owner, pidfd: int | None) -> None:
-        self.pid: Final = details.pid
+    def __init__(
+        self, key: int, details: Owner, pid: int | None, pidfd: int | None, place: Place | None = None
+    ) -> None:
+        self.key: Final = key
         self.details = details
+        self.pid = pid
         self.pidfd = pidfd
+        self.place = place
+        self.was_dead = False
+        self.is_certain = True
         self.ended = False
         self.at_end: Callable[[OwnerProcess], None] | None = None
         # Made on demand: few owners are ever waited for, and 4000 events would take 1 MB.
@@ -69,7 +109,9 @@ class OwnerProcess(Watcher):
 
     def describe(self) -> str:
         """Return a description for error messages and the log: the domain's name, if any, and the pid."""
-        return f'domain "{self.details.name}" (pid {self.pid})' if self.details.name else f"pid {self.pid}"
+        elsewhere = f"pid {self.details.pid} of another pid namespace"
+        which = elsewhere if self.pid is None else f"pid {self.pid}"
+        return f'domain "{self.details.name}" ({which})' if self.details.name else which
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process; no effect if there is no pidfd or the process has ended.
@@ -85,8 +127,10 @@ class OwnerProcess(Watcher):
 def owner_name(pid: int, owner: OwnerProcess | None) -> str:
     """Return the name of an owner in messages.
 
-    :param pid: the pid of the owner.
+    :param pid: the pid of the owner, or its key; not positive if its pid is not known.
     :param owner: the owner, or None if only the pid is known.
     :returns: the name of the domain and the pid, or only the pid.
     """
-    return owner.describe() if owner is not None else f"pid {pid}"
+    if owner is not None:
+        return owner.describe()
+    return f"pid {pid}" if pid > 0 else "a process of another pid namespace"

@@ -17,11 +17,12 @@ import trio
 
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
-from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.identification import Subject, identify
+from lockd.daemon.owner_process import OwnerProcess, Place
 from lockd.daemon.reactor import READABLE, Reactor
 from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
-from lockd.linux.peers import open_peer_pidfd
+from lockd.linux.pid_namespaces import UNKNOWN
 from lockd.linux.processes import open_pidfd
 from lockd.wire.lock import Owner
 
@@ -44,8 +45,8 @@ class Owners:
     :param reactor: watches the pidfds of the owners.
     :param tasks: runs the fencing of owners.
     :param counters: counts the fenced owners.
-    :param release: ends all holdings of the owner with a pid.
-    :param holds_any: returns whether the owner with a pid holds a lock.
+    :param release: ends all holdings of the owner with a key.
+    :param holds_any: returns whether the owner with a key holds a lock.
     """
 
     def __init__(
@@ -62,41 +63,133 @@ class Owners:
         self._release = release
         self._holds_any = holds_any
         self._processes: dict[int, OwnerProcess] = {}
+        self._by_place: dict[Place, OwnerProcess] = {}
+        self._last_key = 0
         # Each access to a method makes a new object. Keep one for all owners.
         self._at_end = self._release_ended
 
     def __iter__(self) -> Iterator[OwnerProcess]:
         return iter(self._processes.values())
 
-    def get(self, pid: int) -> OwnerProcess | None:
-        """Return the owner with a pid.
+    def get(self, key: int) -> OwnerProcess | None:
+        """Return an owner.
 
-        :param pid: the pid.
+        :param key: its key; see ``OwnerProcess``.
         :returns: the owner, or None if there is none.
         """
-        return self._processes.get(pid)
+        return self._processes.get(key)
+
+    def number(self, key: int) -> int:
+        """Return the pid of an owner as its clients know it. virtlockd stores holdings by it.
+
+        :param key: its key.
+        :returns: the pid in the clients' pid namespace.
+        """
+        process = self._processes.get(key)
+        return max(key, 0) if process is None else process.details.pid
+
+    def new_key(self) -> int:
+        """Return a key for an owner whose pid on this host is not known."""
+        self._last_key = min(self._last_key, 0, *self._processes) - 1
+        return self._last_key
+
+    def may_live(self, key: int) -> bool:
+        """Return whether an owner may be alive, as far as this host can know.
+
+        The kernel is asked, and not the clock, which may have been set since. An owner that the daemon cannot see
+        may be alive as long as a client is registered for it.
+
+        :param key: its key.
+        :returns: False if it is dead, or if nothing is known of it.
+        """
+        process = self._processes.get(key)
+        if process is not None and process.pidfd is not None:
+            return not process.has_ended()
+        if process is not None and (process.was_dead or process.pid is None):
+            return not process.was_dead and process.sessions > 0
+        try:
+            pidfd = open_pidfd(key)
+        except OSError:
+            return True
+        if pidfd is None:
+            return False
+        os.close(pidfd)
+        return True
 
     def register(self, session: Session, details: Owner) -> None:
         """Register the owner that a session acquires and releases for, in place of the one before, if any.
 
         :param session: the session.
         :param details: what the client says about the owner.
-        :raises OSError: the owner cannot be watched, as descriptors or memory have run out. The session keeps
-            the owner that it had.
+        :raises OSError: the owner cannot be watched, as descriptors or memory have run out, or as the system does
+            not permit it. The session keeps the owner that it had.
+        :raises Unidentified: it cannot be known which process the client means. Likewise.
         """
-        process = self._processes.get(details.pid)
-        if process is not None and process.has_ended():
-            # The registered owner has ended. The pid may belong to another process now.
-            self._release_ended(process)
-            process = None
-        if process is None:
-            process = OwnerProcess(details, _open_pidfd_for(session, details.pid))
-            self._watch(process)
+        process = self._owner_of(identify(session, details.pid), details)
         process.details = details
+        self.attach(session, process)
+
+    def attach(self, session: Session, process: OwnerProcess) -> None:
+        """Have a session acquire and release for an owner.
+
+        :param session: the session.
+        :param process: the owner.
+        """
         process.sessions += 1
         if session.owner is not None:
             self._remove_session(session.owner)
         session.owner = process
+
+    def _owner_of(self, subject: Subject, details: Owner) -> OwnerProcess:
+        """Return the owner that is a process. It takes the pidfd of the subject, or closes it.
+
+        :raises OSError: the process cannot be watched.
+        """
+        if subject.is_ended_peer:
+            # It is not stored: its pid may be that of another owner.
+            process = OwnerProcess(details.pid, details, subject.pid, None)
+            process.was_dead = process.ended = True
+            return process
+        known = self._find(subject)
+        if known is not None and _is_another(known, subject):
+            self._release_ended(known)
+            known = None
+        if known is None:
+            key = subject.pid if subject.pid is not None else self.new_key()
+            process = OwnerProcess(key, details, subject.pid, subject.pidfd, subject.place)
+            process.was_dead = subject.is_dead
+            process.is_certain = subject.is_certain
+            self._watch(process)
+            return process
+        if known.pidfd is None:
+            # The process was not seen before. It is another one perhaps, but then the first one is dead: it had
+            # the same pid.
+            if subject.pidfd is not None:
+                known.pid, known.pidfd = subject.pid, subject.pidfd
+            known.was_dead = known.was_dead or subject.is_dead
+            known.is_certain = subject.is_certain
+            self._watch(known)
+        elif subject.pidfd is not None:
+            os.close(subject.pidfd)
+        if known.place is None and subject.place is not None:
+            known.place = subject.place
+            self._by_place[subject.place] = known
+        return known
+
+    def _find(self, subject: Subject) -> OwnerProcess | None:
+        known = None if subject.pid is None else self._processes.get(subject.pid)
+        if known is None and subject.place is not None:
+            known = self._by_place.get(subject.place)
+        if known is None and subject.place is None and subject.is_dead and subject.pid is not None:
+            known = self._by_place.get(Place(UNKNOWN, subject.pid))
+        return known
+
+    def release_dead(self, process: OwnerProcess) -> None:
+        """Release all locks of an owner that is known to be dead, and forget it.
+
+        :param process: the owner.
+        """
+        self._release_ended(process)
 
     def adopt(self, process: OwnerProcess) -> None:
         """Watch an owner of the program before this one, after a live upgrade.
@@ -109,8 +202,8 @@ class Owners:
     def session_ended(self, session: Session) -> None:
         """Handle the end of a connection.
 
-        If the client has hung up, and it is the connection of an owner itself, and that owner holds locks, they end too: at once if the
-        owner has ended, otherwise after it is fenced. The end of a connection that another process made for
+        If the client has hung up, and it is the connection of an owner itself, and that owner holds locks, they
+        end too: at once if the owner has ended, otherwise after it is fenced. The end of a connection that another process made for
         the owner has no such effect.
 
         :param session: the session whose connection has ended.
@@ -122,10 +215,16 @@ class Owners:
         if session.abandoned:
             return
         # If the owner was dead before, its pid may belong to another owner now, whose locks must stay.
-        if process.ended or session.peer_pid != process.pid or not self._holds_any(process.pid):
+        if process.ended or session.peer_pid != process.pid or not self._holds_any(process.key):
             return
         if process.pidfd is None or process.has_ended():
             self._release_ended(process)
+        elif not process.is_certain:
+            _logger.warning(
+                "%s may have dropped its connection, or be another process: it is not killed, and its locks are kept "
+                "until it ends",
+                process.describe(),
+            )
         elif process.fencing_since is None:
             self.fence(process)
 
@@ -163,35 +262,48 @@ class Owners:
 
     def _watch(self, process: OwnerProcess) -> None:
         process.at_end = self._at_end
-        if process.pidfd is not None:
+        pidfd = process.pidfd
+        if pidfd is not None:
             try:
-                self._reactor.watch(process.pidfd, READABLE, process)
+                self._reactor.watch(pidfd, READABLE, process)
             except BaseException:
-                os.close(process.pidfd)
+                process.pidfd = None
+                os.close(pidfd)
                 raise
-        self._processes[process.pid] = process
+        self._processes[process.key] = process
+        if process.place is not None:
+            self._by_place[process.place] = process
 
     def _release_ended(self, process: OwnerProcess) -> None:
         """Release all locks of an owner that has ended, and forget it."""
         process.set_ended()
-        self._release(process.pid)
+        self._release(process.key)
         self._discard(process)
 
     def _remove_session(self, process: OwnerProcess) -> None:
         """Count one session less for an owner, and forget it if it has no session and no lock left."""
         process.sessions -= 1
         # An owner that is being fenced is watched until it is dead, even if its locks have been released.
-        if process.sessions == 0 and process.fencing_since is None and not self._holds_any(process.pid):
+        if process.sessions == 0 and process.fencing_since is None and not self._holds_any(process.key):
             self._discard(process)
 
     def _discard(self, process: OwnerProcess) -> None:
-        if self._processes.get(process.pid) is process:
-            del self._processes[process.pid]
+        if process.place is not None and self._by_place.get(process.place) is process:
+            del self._by_place[process.place]
+        if self._processes.get(process.key) is process:
+            del self._processes[process.key]
             if process.pidfd is not None:
                 self._reactor.forget(process.pidfd)
                 os.close(process.pidfd)
                 # The kernel may reuse the number at once, even for the pidfd of another owner.
                 process.pidfd = None
+
+
+def _is_another(known: OwnerProcess, subject: Subject) -> bool:
+    """Return whether a registered owner is known to be dead, so that a process with its pid is another one."""
+    if known.pidfd is not None:
+        return known.has_ended()
+    return known.was_dead and subject.pidfd is not None
 
 
 def _kill(process: OwnerProcess) -> bool:
@@ -208,9 +320,3 @@ def _kill(process: OwnerProcess) -> bool:
         )
         return False
     return True
-
-
-def _open_pidfd_for(session: Session, pid: int) -> int | None:
-    if pid == session.peer_pid:
-        return open_peer_pidfd(session.fd, pid, session.connected_at)
-    return open_pidfd(pid)

@@ -15,6 +15,7 @@ from lockd.daemon.rate_limit import RateLimit
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
 from lockd.linux.peers import credentials_of
+from lockd.linux.processes import ticks_now
 from lockd.wire.frames import Frame, FrameError, FrameReader
 
 Reply: TypeAlias = bytes | None
@@ -112,6 +113,7 @@ class Session(Flushable):
     :ivar fd: the descriptor of the connection.
     :ivar id: the server's number for the connection.
     :ivar connected_at: when the client connected, in seconds since the epoch.
+    :ivar connected: likewise, as ``ticks_now`` counts; None if it is not known, as after virtlockd.
     :ivar peer_pid: the pid of the process that connected; 0 if it is in a pid namespace that the daemon
         cannot see.
     :ivar peer_uid: the user id of that process.
@@ -130,6 +132,7 @@ class Session(Flushable):
         "_server",
         "_state",
         "abandoned",
+        "connected",
         "connected_at",
         "fd",
         "id",
@@ -149,6 +152,7 @@ class Session(Flushable):
         self._state = _READING
         self.id = number
         self.connected_at = int(time())
+        self.connected: int | None = ticks_now()
         peer = credentials_of(connection)
         self.peer_pid = peer.pid
         self.peer_uid = peer.uid

@@ -1,29 +1,28 @@
 """Processes: pidfds, start times, names and limits (pidfd_open(2), proc(5))."""
 
-import errno
 import os
 import select
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
-_NO_RESOURCES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 def open_pidfd(pid: int) -> int | None:
     """Open a pidfd of a process.
 
     :param pid: the process.
-    :returns: the descriptor, or None where there is no such process that can be seen from here.
-    :raises OSError: there are no descriptors or no memory left; the process may well exist.
+    :returns: the descriptor, or None where no process has this pid.
+    :raises OSError: the process may well exist, and cannot be watched: descriptors or memory have run out, the kernel
+        has no pidfds (ENOSYS before Linux 5.3), or a filter of system calls forbids them.
     """
+    if pid <= 0:
+        return None
     try:
         return os.pidfd_open(pid)
-    except OverflowError:
-        return None
-    except OSError as error:
-        if error.errno in _NO_RESOURCES:
-            raise
+    except (OverflowError, ProcessLookupError):
         return None
 
 
@@ -38,42 +37,21 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def was_running(pid: int, moment: float) -> bool:
-    """Return whether a process lives that had this pid already at a given moment.
+def ticks_now() -> int:
+    """Return how long the host has been up, in the unit of ``start_ticks``. No step of the clock changes it."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_SECOND)
 
-    :param pid: the pid.
-    :param moment: seconds since the epoch. A process that started up to a second later counts too, as start times
-        are known to a hundredth of a second and the boot time to a second.
-    :returns: True also where it cannot be known that it is another process.
+
+def start_ticks(pid: int | str) -> int:
+    """Return when a process started, as ``ticks_now`` counts (field 22 of /proc/PID/stat).
+
+    :param pid: the process; ``self`` for this one.
+    :returns: the clock ticks from the boot of the host to the start of the process.
+    :raises OSError: there is no such process.
     """
-    try:
-        pidfd = open_pidfd(pid)
-    except OSError:
-        pidfd = None
-    if pidfd is None:
-        return os.path.exists(f"/proc/{pid}")
-    try:
-        return not has_ended(pidfd) and started_at(pid) <= moment + 1
-    finally:
-        os.close(pidfd)
-
-
-def started_at(pid: int) -> float:
-    """Return when a process started.
-
-    :param pid: the process.
-    :returns: seconds since the epoch; 0 where that cannot be known.
-    """
-    try:
-        ticks = int(_start_ticks(pid))
-        booted = next(
-            int(line.split()[1])
-            for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines()
-            if line.startswith("btime ")
-        )
-    except (OSError, StopIteration):
-        return 0.0
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    # Counted behind the name of the process, which may contain anything, blanks and brackets too (proc(5)).
+    return int(status.rpartition(")")[2].split()[19])
 
 
 def own_identity() -> str:
@@ -82,14 +60,7 @@ def own_identity() -> str:
     :returns: the boot id of the host and the start time of the process; a pid alone is used again.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return f"{boot}/{_start_ticks('self')}"
-
-
-def _start_ticks(pid: int | str) -> str:
-    """Return field 22 of /proc/PID/stat: the start time in clock ticks since the boot."""
-    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    # Counted behind the name of the process, which may contain anything, blanks and brackets too (proc(5)).
-    return status.rpartition(")")[2].split()[19]
+    return f"{boot}/{start_ticks('self')}"
 
 
 def command_name(pid: int) -> str | None:

@@ -267,6 +267,17 @@ class LockTable:
         for pid in pids:
             self._add_holding(resource, pid)
 
+    def replace_owners(self, replacements: Mapping[int, Iterable[int]]) -> None:
+        """Give the holdings of some owners to others.
+
+        :param replacements: the pids of the others, by the pid of the owner whose holdings each of them gets.
+        """
+        self._holdings = {}
+        for resource in self:
+            before, resource.holdings = resource.holdings, []
+            for pid in before:
+                self.add_owners(resource, replacements.get(pid, (pid,)))
+
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:
             return self._lockspaces[lockspace]

@@ -3,6 +3,7 @@
 It keeps each lock that can be kept, and names the others.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lockd.client.errors import Refused as StatusRefused
 from lockd.client.status import StatusConnection
+from tests.forbid import forbidding
 from tests.handover.conftest import MakeDisk, MakeGuest
 from tests.handover.program import Program, answers, said, upgrade, upgrade_to_new_sockets
 from tests.kernel_locks import KernelLock, locked_by_this_process, locks_on
@@ -110,6 +113,50 @@ def test_a_lock_that_another_process_has_taken_is_reported_as_lost(
         )
         guests.spared_is_served()
         assert locks_on(guests.disk) == [KernelLock("WRITE", os.getpid())]
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.parametrize("knows_peers", [True, False])
+def test_a_step_of_the_clock_costs_no_guest_its_lock(
+    tmp_path: Path, program: Program, make_disk: MakeDisk, hours: int, knows_peers: bool
+) -> None:
+    """The state of virtlockd has only times of the clock, which was set since.
+
+    An older kernel cannot tell who connected, so that the process may be another one: it is not killed.
+    """
+    wrapper = () if knows_peers else forbidding(so_peerpidfd=errno.ENOPROTOOPT)
+    disk = make_disk()
+    with (
+        private_daemon(tmp_path / "clock", program.path, wrapper=wrapper) as daemon,
+        Guest(daemon.socket) as guest,
+        Guest(daemon.socket) as other,
+    ):
+        guest.acquire(disk)
+        other.acquire(other_disk := make_disk())
+        step = f"entry['conn_time'] += {hours * 3600}; del entry['lockd']"
+        program.install_lockd_after(
+            f"for entry in server['clients']: {step}\n"
+            "for entry in resources: del entry['lockd']\n"
+            "del state['lockd']"
+        )
+        upgrade(daemon)
+        with StatusConnection.connect(daemon.admin_socket) as status:
+            with pytest.raises(StatusRefused, match="which is alive on this host"):
+                status.release("", str(disk))
+            assert {owner["pid"] for held in status.locks() for owner in held["owners"]} == {
+                guest.pid,
+                other.pid,
+            }
+        guest.kill()
+        wait_until(lambda: locks_on(disk) == [], "the dead guest's lock is released")
+        other.drop_connection()
+        if knows_peers:
+            wait_until(lambda: locks_on(other_disk) == [], "the lock of the guest that hung up is released")
+            assert other.is_dead
+        else:
+            wait_until(lambda: "it is not killed" in said(daemon), "the daemon says that it spares the guest")
+            assert locks_on(other_disk) == [KernelLock("WRITE", daemon.pid)]
+            assert not other.is_dead
 
 
 def test_the_lock_of_a_replaced_file_is_in_doubt(daemon: PrivateDaemon, guests: Guests) -> None:

@@ -17,6 +17,7 @@ import pytest
 from lockd.client.status import StatusConnection
 from lockd.wire import lock
 from lockd.wire.lock import AcquireFlags, Procedure
+from tests.container import Container
 from tests.handover.conftest import MakeDisk
 from tests.handover.program import Program, answers, refused_upgrade, said, upgrade
 from tests.handover.test_kept import call, read_replies
@@ -27,6 +28,8 @@ from tests.trouble.test_dying_owners import with_pid
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not VIRTLOCKD.exists(), reason=f"{VIRTLOCKD} is not there")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="choosing the pid of a process needs root")
 
 CHAIN = ["lockd", "lockd", "virtlockd", "virtlockd", "lockd", "virtlockd", "lockd"]
 
@@ -258,9 +261,12 @@ def test_systemd_does_not_expect_virtlockd_to_feed_its_watchdog(
         assert answers(daemon)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="choosing the pid of a process needs root")
+@needs_root
 def test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared(host: Host, make_disk: MakeDisk) -> None:
-    """virtlockd identifies guests only by pid, so the state does not show that the pid was reused."""
+    """virtlockd identifies guests only by pid, so the state does not show whose lock it is.
+
+    It may be that of the second process: it is kept until that one ends too, and nobody is killed.
+    """
     daemon, disk = host.begin("virtlockd"), make_disk()
     guest = host.make_guest()
     guest.acquire(disk)
@@ -271,8 +277,45 @@ def test_a_process_with_the_pid_of_a_guest_of_virtlockds_is_spared(host: Host, m
         assert stranger.pid == guest.pid
         host.change_to("lockd")
         guest.drop_connection()
-        wait_until(lambda: locks_on(disk) == [], "the dead guest's lock is released")
         assert not select.select([stranger.pidfd], [], [], 2)[0]
+        assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+    wait_until(lambda: locks_on(disk) == [], "the lock is released")
+
+
+@needs_root
+def test_guests_in_containers_are_taken_over(host: Host, make_disk: MakeDisk) -> None:
+    """virtlockd knows only their pids there. One of them is that of a stranger on the host."""
+    daemon, disks = host.begin("virtlockd"), [make_disk(), make_disk(), make_disk()]
+    with (
+        Container() as container,
+        Container() as other,
+        subprocess.Popen(["sleep", "infinity"]) as stranger,
+    ):
+        guests = [container.start(daemon.socket, stranger.pid), other.start(daemon.socket, 777)]
+        for guest, disk in zip(guests, disks, strict=False):
+            assert guest.register().acquire(disk) is None
+        # libvirtd's connection for a guest that has none.
+        unconnected, libvirtd = other.start(daemon.socket, 888), other.start(daemon.socket)
+        assert libvirtd.register(888).acquire(disks[2]) is None
+        libvirtd.connection.close()
+        unconnected.connection.close()
+        for name in ("lockd", "lockd", "virtlockd", "lockd"):
+            host.change_to(name)
+            for disk in disks:
+                assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+        stranger.kill()
+        stranger.wait()
+        assert answers(daemon)
+        for disk in disks:
+            assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+        guests[0].kill()
+        wait_until(lambda: locks_on(disks[0]) == [], "the dead guest's lock is released")
+        guests[1].connection.close()
+        wait_until(lambda: locks_on(disks[1]) == [], "the lock of the guest that hung up is released")
+        assert guests[1].is_dead
+        assert locks_on(disks[2]) == [KernelLock("WRITE", daemon.pid)]
+        with StatusConnection.connect(daemon.admin_socket) as status:
+            assert status.release("", str(disks[2])) == [888]
 
 
 def test_two_names_of_one_file_keep_one_lock_after_a_change_to_lockd(host: Host, make_disk: MakeDisk) -> None:

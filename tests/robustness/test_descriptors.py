@@ -69,12 +69,12 @@ def test_a_client_that_cannot_be_accepted_waits_until_another_leaves(tmp_path: P
         [disk] = make_disks(tmp_path, 1)
         assert client.acquire(disk) is None
         leave_descriptors(daemon, 3)
-        accepted = [RawClient(daemon) for _ in range(3)]
+        accepted = [RawClient(daemon, owner=None) for _ in range(3)]
         late = stack.enter_context(RawClient(daemon, owner=None))
         late.socket.sendall(late.frame(8, bytes(4)))
         # Clients that were accepted are served in the meantime.
         for one in accepted:
-            assert "is locked by domain" in (one.acquire(disk) or "")
+            assert "have not been registered" in (one.acquire(disk) or "")
         assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
         for one in accepted:
             one.close()
@@ -89,8 +89,10 @@ def test_nobody_registers_unwatched(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as guest,
     ):
         leave_descriptors(daemon, 0)
-        refusal = f"Unable to watch over owner {guest.pid}: Too many open files"
-        assert client.register(guest.pid) == refusal
+        refusal = (
+            f"Unable to watch over owner {guest.pid}: Too many open files; raise the limit of open files"
+        )
+        assert (client.register(guest.pid) or "").startswith(refusal)
         leave_descriptors(daemon, 10)
         assert client.register(guest.pid) is None
         [disk] = make_disks(tmp_path, 1)

@@ -14,6 +14,7 @@ import pytest
 from lockd.client.status import StatusConnection
 from tests.forbid import forbidding
 from tests.private_daemon import VIRTLOCKD, PrivateDaemon, private_daemon
+from tests.raw_client import RawClient
 from tests.trouble.conftest import MakeGuest
 from tests.trouble.dropping_holders import observe
 from tests.trouble.guest import Guest, Refused
@@ -227,6 +228,65 @@ def test_an_owner_that_another_process_registered_is_watched(
         wait_until(lambda: can_acquire(taker, disk), "the dead owner's lock is released")
         assert not registrar.is_dead
     taker.release(disk)
+
+
+@needs_to_choose_pids
+def test_who_gets_the_pid_of_an_owner_that_was_dead_is_another_owner(
+    make_guest: MakeGuest, daemon: PrivateDaemon, disk: Path
+) -> None:
+    """libvirtd registers a guest that has just died. A later guest with its pid is watched, and fenced."""
+    dead = Stranger()
+    dead.end()
+    taker = make_guest()
+    make_guest(owner_pid=dead.pid).acquire(disk)
+    assert not can_acquire(taker, disk)
+    with with_pid(dead.pid, lambda: Guest(daemon.socket)) as guest:
+        assert can_acquire(taker, disk), "the dead owner's lock has ended"
+        taker.release(disk)
+        guest.acquire(disk)
+        guest.drop_connection()
+        wait_until(lambda: can_acquire(taker, disk), "the guest's lock is released")
+        assert guest.is_dead
+        taker.release(disk)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSYS, "Function not implemented; lockd needs Linux 5.3 or later"),
+        (errno.EPERM, "Operation not permitted; allow the lock daemon the system call pidfd_open"),
+        (errno.ENFILE, "Too many open files in system; the host has too many open files"),
+    ],
+)
+def test_nobody_registers_an_owner_that_cannot_be_watched(tmp_path: Path, number: int, advice: str) -> None:
+    """Only ESRCH means that there is no such process. The client is told, and the log at the start too."""
+    wrapper = forbidding(pidfd_open=number)
+    with (
+        private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon,
+        RawClient(daemon, None) as client,
+        Stranger() as owner,
+    ):
+        message = f"Unable to watch over owner {owner.pid}: {advice}"
+        assert (client.register(owner.pid) or "").startswith(message)
+        assert client.create_lockspace(tmp_path / "leases") is None, "the connection is open"
+        assert message in daemon.log.read_text()
+        assert "no owner can be watched, so none can register: pidfd_open" in daemon.log.read_text()
+
+
+def test_a_guest_is_watched_where_the_kernel_cannot_tell_who_connected(tmp_path: Path, disk: Path) -> None:
+    """Without SO_PEERPIDFD, before Linux 6.5."""
+    wrapper = forbidding(so_peerpidfd=errno.ENOPROTOOPT)
+    with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, Guest(daemon.socket) as taker:
+        for drops in (True, False):
+            with Guest(daemon.socket) as holder:
+                holder.acquire(disk)
+                if drops:
+                    holder.drop_connection()
+                else:
+                    holder.kill()
+                wait_until(lambda: can_acquire(taker, disk), "the holder's lock is released")
+                assert holder.is_dead
+                taker.release(disk)
 
 
 def test_an_owner_that_cannot_be_killed_keeps_its_lock_until_it_is_gone(tmp_path: Path, disk: Path) -> None:

@@ -1,5 +1,6 @@
 """The lock program: clients call it to register owners, and to acquire and release locks."""
 
+import errno
 import logging
 import os
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Final, TypeAlias
 
 from lockd.daemon import events
 from lockd.daemon.counters import Counters
+from lockd.daemon.identification import Unidentified
 from lockd.daemon.locker import Continuation, Locker
 from lockd.daemon.owners import Owners
 from lockd.daemon.programs import function_names
@@ -38,6 +40,15 @@ _ACQUIRE_FLAGS: Final = int(AcquireFlags.SHARED | AcquireFlags.AUTOCREATE)
 _SHARED: Final = int(AcquireFlags.SHARED)
 _AUTOCREATE: Final = int(AcquireFlags.AUTOCREATE)
 _FUNCTIONS: Final = function_names.LOCK
+
+_ADVICE: Final = {
+    errno.EMFILE: "; raise the limit of open files of the lock daemon (LimitNOFILE=)",
+    errno.ENFILE: "; the host has too many open files (fs.file-max)",
+    errno.ENOSYS: "; lockd needs Linux 5.3 or later (pidfd_open)",
+    errno.EPERM: "; allow the lock daemon the system call pidfd_open (SystemCallFilter=)",
+    errno.EACCES: "; allow the lock daemon the system call pidfd_open (SystemCallFilter=)",
+}
+"""What to do if an owner cannot be watched, by the reason."""
 
 _RESTRICTED = operation_denied("lock manager connection has been restricted")
 _UNREGISTERED = operation_invalid("lock owner details have not been registered")
@@ -111,6 +122,9 @@ class LockProgram:
         """
         match error:
             case LockError():
+                if isinstance(error, NotOwner) and session.owner is not None:
+                    # virtlockd names the pid that the client has registered.
+                    error = NotOwner(session.owner.details.pid)
                 message = self._message(error)
                 reply = lock_error_reply(error, message)
                 if self._is_repeated_release(session, call, error):
@@ -137,7 +151,7 @@ class LockProgram:
         if call.procedure != Procedure.RELEASE_RESOURCE or not isinstance(error, (NotHeld, NotOwner)):
             return False
         lockspace, name, _ = lock.decode_resource(call.payload)
-        return session.owner is not None and (lockspace, name, session.owner.pid) in self._released
+        return session.owner is not None and (lockspace, name, session.owner.key) in self._released
 
     def _message(self, error: LockError) -> str:
         if isinstance(error, Busy):
@@ -153,10 +167,14 @@ class LockProgram:
             raise Refused(_UNREGISTERED)
         try:
             self._owners.register(session, owner)
+        except Unidentified as reason:
+            raise Refused(operation_invalid(str(reason))) from None
         except OSError as error:
             # Without a pidfd, the owner could not be killed before its locks are released (Invariant 2).
             number = error.errno or 0
-            message = f"Unable to watch over owner {owner.pid}: {os.strerror(number)}"
+            message = (
+                f"Unable to watch over owner {owner.pid}: {os.strerror(number)}{_ADVICE.get(number, '')}"
+            )
             raise Refused(system_error(message, number, ErrorDomain.RPC)) from None
 
     def _restrict(self, session: Session, payload: bytes) -> None:
@@ -192,7 +210,7 @@ class LockProgram:
             raise Refused(unsupported_flags(flags & ~_ACQUIRE_FLAGS, _FUNCTIONS[Procedure.ACQUIRE_RESOURCE]))
         shared, autocreate = flags & _SHARED != 0, flags & _AUTOCREATE != 0
         began = _clock()
-        rest = self._locker.acquire(lockspace, name, _owner_pid(session), shared, autocreate, session.is_open)
+        rest = self._locker.acquire(lockspace, name, _owner_key(session), shared, autocreate, session.is_open)
         if rest is not None:
             return partial(self._counted, rest, began)
         self._count(_clock() - began)
@@ -210,9 +228,9 @@ class LockProgram:
         lockspace, name, flags = lock.decode_resource(payload)
         if flags:
             raise Refused(unsupported_flags(flags, _FUNCTIONS[Procedure.RELEASE_RESOURCE]))
-        pid = _owner_pid(session)
-        rest = self._locker.release(lockspace, name, pid)
-        self._released.append((lockspace, name, pid))
+        key = _owner_key(session)
+        rest = self._locker.release(lockspace, name, key)
+        self._released.append((lockspace, name, key))
         return rest
 
 
@@ -264,15 +282,15 @@ def _check(session: Session, procedure: Procedure, flags: int, *, registered: bo
         raise Refused(_UNREGISTERED)
 
 
-def _owner_pid(session: Session) -> int:
-    """Return the pid of the owner that a session acquires and releases for.
+def _owner_key(session: Session) -> int:
+    """Return the key of the owner that a session acquires and releases for.
 
     :raises Refused: the session is restricted or has no owner, or the owner has ended.
     """
     owner = session.owner
     if owner is None or owner.ended or session.restricted:
         raise _not_allowed(session)
-    return owner.pid
+    return owner.key
 
 
 def _not_allowed(session: Session) -> Refused:
@@ -282,4 +300,4 @@ def _not_allowed(session: Session) -> Refused:
         return Refused(_UNREGISTERED)
     # Locks of an owner that has ended would never be released. And its pid may belong to a new owner with
     # other locks.
-    return Refused(operation_invalid(f"owner process {session.owner.pid} has ended"))
+    return Refused(operation_invalid(f"owner process {session.owner.details.pid} has ended"))

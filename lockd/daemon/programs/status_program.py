@@ -18,7 +18,6 @@ from lockd.daemon.programs.refused import Refused
 from lockd.daemon.server import FunctionHandler, ProgramKey, Server, error_reply
 from lockd.daemon.session import Session
 from lockd.linux.file_identity import Identity
-from lockd.linux.processes import was_running
 from lockd.locks.errors import UnknownLockspace
 from lockd.locks.resource import Resource, State
 from lockd.locks.table import LockTable
@@ -169,7 +168,7 @@ class StatusProgram:
         The page begins after the lock with the number ``after``. If ``after`` is a pair, the page begins with
         that lock, and without as many of its owners as the second number says. ``next`` in the answer is what to
         ask for the next page with, or None if this page is the last one. If ``owners`` is "apart" in the
-        question, the answer describes each owner once, in ``owners``, by its pid.
+        question, the answer describes each owner once, in ``owners``, by its key, which ``pid`` is in the locks.
         """
         match question.get("after", 0):
             case int(number):
@@ -221,13 +220,13 @@ class StatusProgram:
             return None
 
     def _connections(self) -> dict[int, int]:
-        """Return the numbers of the connections that owners made themselves, by the owners' pids.
+        """Return the numbers of the connections that owners made themselves, by the owners' keys.
 
         An owner keeps its locks as long as this connection is open.
         """
         sessions = self._lock_server.sessions.values()
         return {
-            session.peer_pid: session.id
+            session.owner.key: session.id
             for session in sessions
             if session.owner is not None and session.owner.pid == session.peer_pid
         }
@@ -244,16 +243,16 @@ class StatusProgram:
         )
         owners: list[dict[str, Any]] = []
         lock["owners"] = owners
-        for place, (pid, holdings) in enumerate(islice(resource.owners.items(), begun, None), begun):
+        for place, (key, holdings) in enumerate(islice(resource.owners.items(), begun, None), begun):
             # Each page has one owner at least, so that the list comes to an end.
             if owners and page.is_full:
                 return place
-            share = {"pid": pid, "holdings": holdings}
+            share = {"pid": key, "holdings": holdings}
             page.count(_SHARE_BYTES)
             if page.owners is None:
-                share |= self._owner(page, pid)
-            elif pid not in page.owners:
-                page.owners[pid] = self._owner(page, pid)
+                share |= self._owner(page, key)
+            elif key not in page.owners:
+                page.owners[key] = self._owner(page, key)
             owners.append(share)
         return None
 
@@ -278,16 +277,20 @@ class StatusProgram:
             "doubt": resource.doubt,
         }
 
-    def _owner(self, page: _Page, pid: int) -> dict[str, Any]:
-        process = self._owners.get(pid)
+    def _owner(self, page: _Page, key: int) -> dict[str, Any]:
+        process = self._owners.get(key)
         page.count(_OWNER_BYTES, None if process is None else process.details.name)
         return {
+            # The pid on this host, which kill(1) can use; None if it is not known.
+            "pid": process.pid if process is not None else key if key > 0 else None,
+            # The pid that the client has registered, which is one of its own pid namespace.
+            "number": self._owners.number(key),
             "name": process and process.details.name,
             "uuid": process and str(process.details.uuid),
             "id": process and process.details.id,
             "process": "unknown" if process is None or process.pidfd is None else "alive",
             "fencing_since": process and process.fencing_since,
-            "connection": page.connections.get(pid),
+            "connection": page.connections.get(key),
         }
 
     def _release(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -305,22 +308,25 @@ class StatusProgram:
         if resource.state is not State.HELD:
             raise Refused(operation_invalid(f"{name} is {resource.state.value} just now"))
         owners = list(resource.owners)
-        for pid in owners:
-            self._check_gone(resource, pid)
-        for pid in owners:
-            events.released_by_force(resource, pid, self._owners.get(pid))
-            self._locker.release_by_force(resource, pid)
-        return {"released": owners}
+        for key in owners:
+            self._check_gone(resource, key)
+        numbers = [self._owners.number(key) for key in owners]
+        for key in owners:
+            events.released_by_force(resource, key, self._owners.get(key))
+            self._locker.release_by_force(resource, key)
+        return {"released": numbers}
 
-    def _check_gone(self, resource: Resource, pid: int) -> None:
+    def _check_gone(self, resource: Resource, key: int) -> None:
         """Check that an owner has ended: an owner that can still write keeps its locks (Invariant 2).
 
         :raises Refused: the owner may be alive.
         """
-        process = self._owners.get(pid)
-        watched = process is not None and process.pidfd is not None
-        if watched or was_running(pid, resource.since):
-            words = owner_name(pid, process)
-            raise Refused(
-                operation_invalid(f"{resource.name} is held by {words}, which is alive on this host")
-            )
+        if not self._owners.may_live(key):
+            return
+        process = self._owners.get(key)
+        words = owner_name(key, process)
+        if process is not None and process.pid is None:
+            why = "which may be alive, as a client is connected for it"
+        else:
+            why = "which is alive on this host"
+        raise Refused(operation_invalid(f"{resource.name} is held by {words}, {why}"))

@@ -3,18 +3,21 @@
 import os
 import socket
 from base64 import b64decode
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.identification import Unidentified
+from lockd.daemon.owner_process import OwnerProcess, Place
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Server
 from lockd.daemon.session import Session
 from lockd.daemon.upgrade import salvage
 from lockd.libvirt.state_document import NO_UUID
+from lockd.linux.pid_namespaces import UNKNOWN, PidNamespace
 from lockd.linux.processes import open_pidfd
 from lockd.locks.table import LockTable
 from lockd.wire.frames import Frame, FrameReader
@@ -36,32 +39,118 @@ def adopt_owner(owners: Owners, entry: dict[str, Any]) -> None:
     pidfd = entry["pidfd"]
     if pidfd is not None:
         os.set_inheritable(pidfd, False)
-    process = OwnerProcess(details, pidfd)
+    # An earlier lockd has no keys, and takes each number for a pid of its own pid namespace.
+    key = entry.get("key", entry["pid"])
+    process = OwnerProcess(key, details, entry.get("host_pid", key), pidfd, _place(entry.get("place")))
+    process.was_dead = entry.get("was_dead", False)
+    process.is_certain = entry.get("is_certain", True)
     process.fencing_since = entry["fencing_since"]
     owners.adopt(process)
 
 
-def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
-    """Watch the owners of which the state has only the pids.
+def _place(entry: Any) -> Place | None:
+    if entry is None:
+        return None
+    namespace, number = entry
+    return Place(PidNamespace(*namespace), number)
 
-    The state of virtlockd has the details of an owner only if a client is connected for it. Any other owner
-    holds locks too, so it may write to a disk.
+
+class Numbers:
+    """Which owners the numbers stand for by which virtlockd stores holdings.
+
+    They are the pids that clients have registered, and each is one of its client's pid namespace. An earlier lockd
+    stores them too.
+
+    :param owners: the owners of the daemon.
+    """
+
+    def __init__(self, owners: Owners) -> None:
+        self._owners = owners
+        self._known: dict[int, list[OwnerProcess]] = {}
+
+    def add(self, number: int, owner: OwnerProcess) -> None:
+        """Add the owner that a client has registered.
+
+        :param number: the pid that the client has registered.
+        :param owner: the owner.
+        """
+        self._known.setdefault(number, []).append(owner)
+
+    def replace(self, table: LockTable) -> None:
+        """Store the holdings of the adopted locks by the keys of their owners.
+
+        If several processes have registered one number, any of them may hold a lock: each one gets a holding, and
+        none is killed, as it may hold nothing.
+
+        :param table: the lock table, with all adopted locks. Its holdings are stored by numbers.
+        """
+        numbers = {number for resource in table for number in resource.holdings}
+        replacements: dict[int, set[int]] = {}
+        dead = []
+        for number in numbers:
+            owners = {owner.key: owner for owner in self._known.get(number, ()) if not owner.ended}
+            if not owners:
+                owner = self._unconnected(number)
+                owners = {owner.key: owner}
+                if number in self._known:
+                    dead.append(owner)
+            elif len(owners) > 1:
+                for owner in owners.values():
+                    owner.is_certain = False
+            replacements[number] = set(owners)
+        table.replace_owners(replacements)
+        for owner in dead:
+            self._owners.release_dead(owner)
+
+    def _unconnected(self, number: int) -> OwnerProcess:
+        """Return an owner that no living client is registered for.
+
+        virtlockd has its details only if a client is connected for it. It may write to a disk nevertheless. If
+        clients in containers use the daemon, or if there is no such process on this host, the owner may be in a
+        container: then nobody is watched.
+        """
+        details = Owner(UUID(NO_UUID), "", 0, number)
+        pidfd = None
+        is_here = number not in self._known and all(owner.place is None for owner in self._owners)
+        known = self._owners.get(number) if is_here else None
+        if known is not None:
+            return known
+        if is_here:
+            with salvage.part(f"owner {number}"):
+                pidfd = open_pidfd(number)
+        if pidfd is not None:
+            owner = OwnerProcess(number, details, number, pidfd)
+        else:
+            owner = OwnerProcess(self._owners.new_key(), details, None, None, Place(UNKNOWN, number))
+        self._owners.adopt(owner)
+        return owner
+
+
+def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
+    """Watch the owners whose entries in the state could not be taken over.
 
     :param owners: the owners of the daemon; those that are missing are added to them.
     :param table: the lock table, with all adopted locks.
     """
-    for pid in {pid for resource in table for pid in resource.holdings}:
-        if owners.get(pid) is None:
-            with salvage.part(f"owner {pid}"):
-                owners.adopt(OwnerProcess(Owner(UUID(NO_UUID), "", 0, pid), open_pidfd(pid)))
+    for key in {key for resource in table for key in resource.holdings}:
+        if owners.get(key) is None:
+            with salvage.part(f"owner {key}"):
+                details = Owner(UUID(NO_UUID), "", 0, max(key, 0))
+                pidfd = open_pidfd(key)
+                owner = OwnerProcess(key, details, key if key > 0 else None, pidfd)
+                owner.was_dead = key > 0 and pidfd is None
+                owners.adopt(owner)
 
 
-def adopt_server(server: Server, reactor: Reactor, owners: Owners, entry: dict[str, Any]) -> None:
+def adopt_server(
+    server: Server, reactor: Reactor, owners: Owners, numbers: Numbers, entry: dict[str, Any]
+) -> None:
     """Take over the limits and the clients of a server.
 
     :param server: the server.
     :param reactor: serves the clients.
     :param owners: the owners of the daemon; owners of the clients are registered with them.
+    :param numbers: gets to know which owners the clients have registered.
     :param entry: the entry of the server in the state.
     """
     extra = salvage.dictionary(entry, "lockd")
@@ -71,15 +160,17 @@ def adopt_server(server: Server, reactor: Reactor, owners: Owners, entry: dict[s
         # have changed.
         if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
             setattr(server.limits, name, entry[name])
-    adopt = partial(_adopt_client, server, reactor, owners)
+    adopt = partial(_adopt_client, server, reactor, owners, numbers)
     for clients in (entry.get("clients"), extra.get("clients")):
         salvage.each(f"{server.name}'s client", clients, "id", adopt)
     told = entry.get("next_client_id")
-    numbers = [told if isinstance(told, int) else 1, *(number + 1 for number in server.sessions)]
-    server.next_client_id = max(1, *numbers)
+    ids = [told if isinstance(told, int) else 1, *(number + 1 for number in server.sessions)]
+    server.next_client_id = max(1, *ids)
 
 
-def _adopt_client(server: Server, reactor: Reactor, owners: Owners, entry: dict[str, Any]) -> None:
+def _adopt_client(
+    server: Server, reactor: Reactor, owners: Owners, numbers: Numbers, entry: dict[str, Any]
+) -> None:
     """Take over a client. If that fails, its connection is closed; its owner is not fenced, and keeps its locks."""
     fd = entry["sock"]["fd"]
     os.set_inheritable(fd, False)
@@ -100,14 +191,31 @@ def _adopt_client(server: Server, reactor: Reactor, owners: Owners, entry: dict[
     server.adopt(session)
     try:
         session.connected_at = int(entry["conn_time"])
+        session.connected = extra.get("connected")
         session.restricted = bool(private["restricted"])
         if owner is not None:
-            owners.register(session, owner)
+            _register(owners, session, owner, extra.get("owner"))
+        if owner is not None and session.owner is not None:
+            numbers.add(owner.pid, session.owner)
         session.reader.resume(unread, extra.get("missing", 0))
         session.resume(call, unsent)
     except BaseException:
         session.abandon()
         raise
+
+
+def _register(owners: Owners, session: Session, details: Owner, key: int | None) -> None:
+    """Have a client acquire and release for the owner that it had.
+
+    :param key: the owner's key; None if it is not known, as after virtlockd.
+    """
+    known = None if key is None else owners.get(key)
+    if known is not None:
+        owners.attach(session, known)
+        return
+    # The client may have ended: then nobody can know in which pid namespace it was. It stays unregistered.
+    with suppress(Unidentified):
+        owners.register(session, details)
 
 
 def _owner_of(private: dict[str, Any]) -> Owner | None:

@@ -59,6 +59,8 @@ def _adopt_resource(
     table: LockTable, locker: Locker, now: float, lockspace: str, entry: dict[str, Any]
 ) -> Resource:
     extra = entry.get("lockd", {})
+    # virtlockd has only numbers, which are those of the clients' pid namespaces. See ``Numbers``.
+    owners = extra.get("owners", entry["owners"])
     resource = Resource(
         lockspace,
         entry["name"],
@@ -74,27 +76,31 @@ def _adopt_resource(
         if isinstance(error.holder, Resource):
             # The file was locked under two names, which virtlockd allows. The lock is kept until the owners
             # of both names have released it.
-            table.add_owners(error.holder, entry["owners"])
+            table.add_owners(error.holder, owners)
         _logger.error(
             "%s: %s; both names keep the lock until all their owners are gone", resource.path, error
         )
     except OSError:
-        _take_again(table, locker, resource, entry["owners"])
+        if "owners" in extra and not any(map(_may_live, owners)):
+            raise NotHeld(resource.name) from None
+        _take_again(table, locker, resource, owners)
     else:
-        table.adopt(resource, entry["owners"], hold)
+        table.adopt(resource, owners, hold)
     return resource
 
 
+def _may_live(key: int) -> bool:
+    """Return whether an owner may be alive: it is, or the daemon cannot see it."""
+    return key < 0 or Path(f"/proc/{key}").exists()
+
+
 def _take_again(table: LockTable, locker: Locker, resource: Resource, owners: list[int]) -> None:
-    """Take a lock again that was lost with its descriptor, if one of its owners still exists.
+    """Take a lock again that was lost with its descriptor.
 
     If that may block, a worker thread does it, and the lock is in doubt meanwhile (Invariant 3).
 
-    :raises NotHeld: no owner exists any more.
     :raises LockError: the lock cannot be taken, for example because another process has it now.
     """
-    if not any(Path(f"/proc/{pid}").exists() for pid in owners):
-        raise NotHeld(resource.name)
     taken = resource.engine.take(resource)
     if isinstance(taken, Later):
         table.adopt(resource, owners, resource.engine.lost(resource))

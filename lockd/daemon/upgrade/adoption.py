@@ -35,10 +35,14 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
         adopted_locks.check_locks(daemon.table, daemon.locker)
     adopt_owner = partial(adopted_clients.adopt_owner, daemon.owners)
     salvage.each("owner", extra.get("owners"), "pid", adopt_owner)
+    numbers = adopted_clients.Numbers(daemon.owners)
     servers = salvage.dictionary(salvage.dictionary(state, "daemon"), "servers")
     for server in daemon.servers:
         entry = salvage.dictionary(servers, server.name)
-        adopted_clients.adopt_server(server, daemon.reactor, daemon.owners, entry)
+        adopted_clients.adopt_server(server, daemon.reactor, daemon.owners, numbers, entry)
+    if not extra.get("by_key"):
+        with salvage.part("the owners of the locks"):
+            numbers.replace(daemon.table)
     adopted_clients.watch_over_unknown_owners(daemon.owners, daemon.table)
     for process in list(daemon.owners):
         if process.fencing_since is not None:

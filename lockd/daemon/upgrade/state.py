@@ -11,6 +11,7 @@ from typing import Any
 
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.owner_process import OwnerProcess, owner_name
+from lockd.daemon.owners import Owners
 from lockd.daemon.server import LOCK_SERVER, Server
 from lockd.daemon.session import Session
 from lockd.libvirt import state_document
@@ -32,9 +33,9 @@ def describe(daemon: Daemon) -> dict[str, Any]:
     releasing = []
     for resource in daemon.table:
         if resource.state is State.HELD:
-            lockspaces[resource.lockspace].append(_resource(resource))
+            lockspaces[resource.lockspace].append(_resource(resource, daemon.owners))
         elif resource.state is State.RELEASING and resource.hold is not None:
-            releasing.append({"lockspace": resource.lockspace, **_resource(resource)})
+            releasing.append({"lockspace": resource.lockspace, **_resource(resource, daemon.owners)})
     return {
         "daemon": {
             "servers": {server.name: _server(server, daemon.sockets_made) for server in daemon.servers}
@@ -50,6 +51,7 @@ def describe(daemon: Daemon) -> dict[str, Any]:
             "log": daemon.log.describe(),
             "counters": daemon.counters.describe(),
             "releasing": releasing,
+            "by_key": True,
             "owners": [_owner(process) for process in daemon.owners],
         },
     }
@@ -131,12 +133,13 @@ def _client(session: Session) -> dict[str, Any]:
         # is left.
         output += encode_reply(call)
         call = None
+    owner = session.owner
     entry = state_document.client_entry(
         session.id,
         session.connected_at,
         session.fd,
         restricted=session.restricted,
-        owner=None if session.owner is None else _client_owner(session.owner.details),
+        owner=None if owner is None else _client_owner(owner.details),
     )
     return {
         **entry,
@@ -145,6 +148,9 @@ def _client(session: Session) -> dict[str, Any]:
             "input": b64encode(unfinished).decode(),
             "missing": missing,
             "output": b64encode(output).decode(),
+            # The key of an owner that has ended may belong to another one.
+            "owner": None if owner is None or owner.ended else owner.key,
+            "connected": session.connected,
         },
     }
 
@@ -153,22 +159,29 @@ def _client_owner(owner: Owner) -> dict[str, Any]:
     return state_document.owner_entry(owner.pid, owner.id, owner.name, str(owner.uuid))
 
 
-def _resource(resource: Resource) -> dict[str, Any]:
+def _resource(resource: Resource, owners: Owners) -> dict[str, Any]:
     facts = resource.engine.describe(resource)
+    # virtlockd stores holdings by the pids that clients have registered, whatever pid namespaces these are of.
+    numbers = [owners.number(key) for key in resource.holdings]
     entry = state_document.resource_entry(
         resource.name,
         resource.path,
         facts.pop("fd"),
-        resource.holdings,
+        numbers,
         shared=resource.shared,
         autocreate=resource.autocreate,
     )
-    return {**entry, "lockd": {"since": resource.since, **facts}}
+    return {**entry, "lockd": {"since": resource.since, "owners": resource.holdings, **facts}}
 
 
 def _owner(process: OwnerProcess) -> dict[str, Any]:
     return {
-        "pid": process.pid,
+        "key": process.key,
+        "pid": process.details.pid,
+        "host_pid": process.pid,
+        "place": process.place,
+        "was_dead": process.was_dead,
+        "is_certain": process.is_certain,
         "id": process.details.id,
         "name": process.details.name,
         "uuid": str(process.details.uuid),

@@ -1,0 +1,109 @@
+"""Which process a client means by the pid that it registers.
+
+The pid is one of the client's pid namespace. A client in a container has a namespace of its own, and the process
+that has this pid on the host is a stranger: it is neither watched nor killed (Invariant 2).
+"""
+
+import os
+from typing import NamedTuple
+
+from lockd.daemon.owner_process import Place
+from lockd.daemon.session import Session
+from lockd.linux.peers import open_peer
+from lockd.linux.pid_namespaces import OUTSIDE, namespace_of, pid_here, pids_of
+from lockd.linux.processes import has_ended, open_pidfd
+
+
+class Unidentified(Exception):
+    """It cannot be known which process a client means."""
+
+
+class Subject(NamedTuple):
+    """The process that a client means.
+
+    :ivar pid: its pid on this host; None if that cannot be known.
+    :ivar pidfd: a descriptor of it; None if there is none. Whoever asked for it closes it.
+    :ivar place: another pid namespace that it is in, and its pid there; None if none is known.
+    :ivar is_dead: whether there is no such process.
+    :ivar is_certain: False if the process may be another one that has got the pid since.
+    :ivar is_ended_peer: whether it is the process that connected, and that has ended since. Its pid may be that of
+        another process now.
+    """
+
+    pid: int | None
+    pidfd: int | None = None
+    place: Place | None = None
+    is_dead: bool = False
+    is_certain: bool = True
+    is_ended_peer: bool = False
+
+
+def identify(session: Session, number: int) -> Subject:
+    """Find out which process a client means.
+
+    :param session: the client.
+    :param number: the pid that the client registers.
+    :returns: the process.
+    :raises OSError: it cannot be found out now, or the process cannot be watched: see ``open_pidfd``.
+    :raises Unidentified: the client's pid namespace cannot be known.
+    """
+    if session.peer_pid == 0:
+        return Subject(None, place=Place(OUTSIDE, number))
+    peer = open_peer(session.fd, session.peer_pid, session.connected)
+    pids: tuple[int, ...] = ()
+    keep = False
+    try:
+        if peer is not None:
+            pids = pids_of(peer.pidfd)
+            keep = pids[-1:] == (number,)
+    finally:
+        if peer is not None and not keep:
+            os.close(peer.pidfd)
+    if peer is None or not pids:
+        if number == session.peer_pid:
+            return Subject(number, is_dead=True, is_ended_peer=True)
+        raise Unidentified(
+            f"process {session.peer_pid}, which connected, has ended: it can register no other one"
+        )
+    if len(pids) == 1:
+        if keep:
+            return Subject(number, peer.pidfd, is_certain=peer.is_certain)
+        pidfd = open_pidfd(number)
+        return Subject(number, pidfd, is_dead=pidfd is None)
+    namespace = namespace_of(pids[0])
+    place = None if namespace is None else Place(namespace, number)
+    if keep:
+        return Subject(pids[0], peer.pidfd, place, is_certain=peer.is_certain)
+    if place is None:
+        raise Unidentified(
+            f"the pid namespace of process {pids[0]} cannot be known, as its parent is in another one: "
+            f"pid {number} there cannot be registered"
+        )
+    return _translated(pids[0], place)
+
+
+def _translated(member: int, place: Place) -> Subject:
+    """Find the process with a pid of another namespace.
+
+    :param member: the pid here of a process of that namespace.
+    """
+    try:
+        pid = pid_here(member, place.number)
+    except OSError:
+        # An older kernel, or no CAP_SYS_PTRACE. Nobody is watched then; the owner keeps its locks until it
+        # releases them, or until it registers itself.
+        return Subject(None, place=place)
+    if pid is None:
+        return Subject(None, place=place, is_dead=True)
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
+        return Subject(None, place=place, is_dead=True)
+    # The pid may have been given to another process between the two calls. A live process keeps its pids.
+    try:
+        if not has_ended(pidfd) and place.number in pids_of(pidfd)[1:]:
+            return Subject(pid, pidfd, place)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    os.close(pidfd)
+    return Subject(None, place=place, is_dead=True)
