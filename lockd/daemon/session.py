@@ -44,6 +44,7 @@ _GONE: Final = frozenset((errno.ECONNRESET, errno.EPIPE))
 _WITHOUT_MEMORY: Final = frozenset((errno.ENOMEM, errno.ENOBUFS))
 
 _FAULTS_PER_SECOND: Final = 5
+_INVALID_PER_SECOND: Final = 100
 
 _OUTPUT_BYTES: Final = 256 * 1024
 """No further call is answered before replies of this size are sent: a page of a list may be as long."""
@@ -57,6 +58,7 @@ _BEHIND: Final = SessionState.BEHIND
 _CLOSED: Final = SessionState.CLOSED
 
 _logger = logging.getLogger(__name__)
+_invalid = RateLimit(_logger, "invalid frames", _INVALID_PER_SECOND)
 _faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
 
 
@@ -213,7 +215,8 @@ class Session(Flushable):
             elif self._state is _BEHIND:
                 self._serve(self.reader.next_frame())
         except FrameError as error:
-            _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
+            if _invalid.allows():
+                _logger.info("client %d of %s sent %s", self.id, self._server.name, error)
             # Replies to the calls before the invalid frame are still due.
             self.flush()
             self.close()

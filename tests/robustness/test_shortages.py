@@ -97,6 +97,19 @@ def test_near_the_limit_of_tasks_the_log_says_once_what_to_do(tmp_path: Path, pi
         wait_for_line(daemon, "raise TasksMax= of virtlockd.service")
 
 
+def test_invalid_frames_do_not_fill_the_log(tmp_path: Path) -> None:
+    directory = tmp_path / "daemon"
+    settings = f'log_level = 2\nlog_outputs = "2:file:{directory}/log"\n'
+    with private_daemon(directory, settings=settings) as daemon:
+        began = time.monotonic()
+        for _ in range(1500):
+            with daemon.connect() as connection:
+                connection.sendall(bytes(4))
+                assert connection.recv(1) == b""
+        seconds = time.monotonic() - began
+        assert 100 <= logged(daemon, "sent a frame of 0 bytes") <= 100 * (seconds + 2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
 def test_connections_of_another_user_do_not_fill_the_log(daemon: PrivateDaemon) -> None:
     daemon.socket.chmod(0o666)
