@@ -148,8 +148,12 @@ class Frames:
     # The status program
 
     def _status_locks(self) -> bytes:
-        after: Any = self._random.choice((*words.LARGE_NUMBERS, -1))
-        return self._ask(status.Procedure.LOCKS, {"after": after})
+        random = self._random
+        places: tuple[Any, ...] = (*words.LARGE_NUMBERS, -1, [1, 1], [0, 1 << 63], [1, -1], [0, 0, 0])
+        question = {"after": random.choice(places)}
+        if random.random() < 0.2:
+            return self._ask(status.Procedure.LOCKSPACES, question)
+        return self._ask(status.Procedure.LOCKS, question | random.choice(({}, {"owners": "apart"})))
 
     def _status_daemon(self) -> bytes:
         return self._ask(status.Procedure.DAEMON, {})
