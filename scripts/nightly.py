@@ -71,7 +71,9 @@ PARTS = (
             "tests/trouble",
             "tests/handover/test_refused.py",
             "tests/engines/files/test_interleavings.py",
+            "tests/differential/test_failing_files.py",
         ),
+        {"LOCKD_ERRORS": "all"},
     ),
     Part(
         "fault injection: every system call fails, or hangs, at each of its calls",

@@ -62,9 +62,14 @@ class RawClient:
         return self.reply()
 
     def reply(self) -> str | None:
+        error = self.error_reply()
+        return None if error is None else error.message
+
+    def error_reply(self) -> ErrorReply | None:
+        """Read a reply; return the error in it, or None."""
         *_, status = HEADER.unpack(header := self._exactly(HEADER.size))
         payload = self._exactly(HEADER.unpack(header)[0] - HEADER.size)
-        return ErrorReply.decode(payload).message if status else None
+        return ErrorReply.decode(payload) if status else None
 
     def _exactly(self, size: int) -> bytes:
         data = b""

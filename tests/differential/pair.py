@@ -188,10 +188,14 @@ def _without_holder(frame: bytes) -> bytes:
     if status != Status.ERROR:
         return frame
     error = ErrorReply.decode(frame[HEADER.size :])
+    return encode(program, version, procedure, kind, serial, status, without_holder_of(error).encode())
+
+
+def without_holder_of(error: ErrorReply) -> ErrorReply:
+    """Return lockd's error as virtlockd words it: a busy resource without its holder."""
     if error.code != ErrorCode.RESOURCE_BUSY:
-        return frame
-    reduced = dataclasses.replace(error, message=_reduced(error.message), str2=_reduced(error.str2))
-    return encode(program, version, procedure, kind, serial, status, reduced.encode())
+        return error
+    return dataclasses.replace(error, message=_reduced(error.message), str2=_reduced(error.str2))
 
 
 def _reduced(text: str | None) -> str | None:

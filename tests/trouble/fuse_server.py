@@ -279,6 +279,19 @@ class Filesystem:
         [node] = [node for where, node in _walk(PurePosixPath(), self.nodes[ROOT]) if str(where) == path]
         node.locks.append(Lock(ELSEWHERE, ELSEWHERE, fcntl.F_WRLCK, 0, 0))
 
+    def make(self, paths: list[str]) -> None:
+        """Make files, and directories, whose paths end with a slash; the paths are relative to the mount point."""
+        for path in paths:
+            directory = self.nodes[ROOT]
+            *parents, name = path.rstrip("/").split("/")
+            for parent in parents:
+                directory = directory.children[parent]
+            self._add(directory, name, stat.S_IFDIR | 0o700 if path.endswith("/") else stat.S_IFREG | 0o600)
+
+    def files(self) -> dict[str, int]:
+        """Return the mode of each file and directory, by its path below the mount point."""
+        return {str(path): node.mode for path, node in _walk(PurePosixPath(), self.nodes[ROOT])}
+
     def locks(self) -> list[dict[str, Any]]:
         """Return all locks: path below the mount point, pid of the process, mode, first and last byte."""
         return [
@@ -404,6 +417,12 @@ class Server:
 
     def on_locks(self) -> list[dict[str, Any]]:
         return self.filesystem.locks()
+
+    def on_make(self, *paths: str) -> None:
+        self.filesystem.make(list(paths))
+
+    def on_files(self) -> dict[str, int]:
+        return self.filesystem.files()
 
     def on_lock_elsewhere(self, path: str) -> None:
         self.filesystem.lock_elsewhere(path)

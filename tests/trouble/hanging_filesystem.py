@@ -63,6 +63,15 @@ class HangingFilesystem:
         """Lock byte 0 of a file for another host; the path is relative to the mount point."""
         self._command("lock_elsewhere", path)
 
+    def make(self, *paths: str) -> None:
+        """Make files, and directories, whose paths end with a slash; the paths are relative to the mount point."""
+        self._command("make", *paths)
+
+    def files(self) -> dict[str, int]:
+        """Return the mode of each file and directory, by its path below the mount point."""
+        modes: dict[str, int] = self._command("files")
+        return modes
+
     def locks(self) -> list[ServerLock]:
         """Return all locks that the server keeps."""
         return [ServerLock(held["path"], held["pid"], held["exclusive"]) for held in self._command("locks")]
@@ -79,8 +88,8 @@ def mounted(mount_point: Path, namespace_of: int | None = None) -> Iterator[Hang
     At the end of the context, requests that still hang fail, and the file system is unmounted. `namespace_of`
     is the pid of a process in whose mount namespace it is mounted; None means this process.
     """
-    mount_point.mkdir(exist_ok=True)
     where = ["nsenter", f"--target={namespace_of}", "--mount", "--"] if namespace_of else []
+    subprocess.run([*where, "mkdir", "--parents", mount_point], check=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(TOO_LONG)
     with ours, theirs:

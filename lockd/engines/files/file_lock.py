@@ -72,9 +72,7 @@ def _take(inodes: Inodes, resource: Resource, device: Identity | None, *, pinned
         except Claimed as claimed:
             raise claim_refused(resource.name, claimed.claim) from None
         except OSError as error:
-            action = "open/create" if autocreate else "open"
-            failed = SystemCallFailed(f"Unable to {action} resource {path}", error)
-            raise opening_failed(failed) from None
+            raise opening_failed(SystemCallFailed(_what_failed(resource, error), error)) from None
         try:
             lock(claim.fd, resource)
             if not autocreate or _still_named(claim, path):
@@ -84,6 +82,16 @@ def _take(inodes: Inodes, resource: Resource, device: Identity | None, *, pinned
             raise
         # Whoever held the file before has just removed it: a lock on it protects nothing.
         _give_up(inodes, resource, claim)
+
+
+def _what_failed(resource: Resource, error: OSError) -> str:
+    """Return what could not be done with a file, in virtlockd's words."""
+    if not resource.autocreate:
+        return f"Unable to open resource {resource.path}"
+    # An error of open(2) has the path, and one of fstat(2) has not: it is asked for a descriptor.
+    if error.filename is None:
+        return f"Unable to check status of pid file '{resource.path}'"
+    return f"Unable to open/create resource {resource.path}"
 
 
 def claim_refused(name: str, claim: Claim) -> LockError:
@@ -173,7 +181,7 @@ def lock(fd: int, resource: Resource) -> None:
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) allows either
         raise Busy(resource.name, _outsider(fd, resource.path)) from None
     except OSError as error:
-        raise SystemCallFailed(f"Unable to lock resource {resource.path}", error) from None
+        raise SystemCallFailed(f"Unable to acquire lock on '{resource.path}'", error) from None
 
 
 def _outsider(fd: int, path: str) -> Outsider | None:

@@ -165,7 +165,7 @@ class Inodes:
         claim = self._claim_open(Claim(holder, identity_of(status), fd))
         if not _is_regular(status[_MODE]):
             del self._regular[path]
-            self._refuse_opened(claim, status)
+            self._refuse_opened(claim, status, path)
         return claim
 
     def _learn(self, path: str, claim: Claim) -> None:
@@ -177,10 +177,10 @@ class Inodes:
             return  # the file is claimed all the same, and pinned again the next time
         self._regular[path] = _is_regular(status[_MODE]) and not others_can_replace(path)
 
-    def _refuse_opened(self, claim: Claim, status: os.stat_result) -> None:
+    def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> None:
         """Close what should not have been opened, if it is neither a regular file nor a block device."""
         try:
-            _check_kind(status)
+            _check_kind(status, path)
         except OSError:
             self.close(claim)
             raise
@@ -251,20 +251,22 @@ class Inodes:
                 if not flags & os.O_CREAT:
                     raise
             else:
-                return self._open_pin(pin, flags, holder, lockable, device)
+                return self._open_pin(pin, path, flags, holder, lockable, device)
             made = self._make(path, flags, holder)
             if made is not None:
                 return made
 
-    def _open_pin(self, pin: int, flags: int, holder: Any, lockable: bool, device: Identity | None) -> Claim:
+    def _open_pin(
+        self, pin: int, path: str, flags: int, holder: Any, lockable: bool, device: Identity | None
+    ) -> Claim:
         """Open what is pinned, and close the pin."""
         try:
             status = _fstat(pin)
-            if lockable:
-                _check_kind(status)
             identity = identity_of(status)
-            if is_block_device(identity) and identity != device:
-                raise BlockDevice(identity)
+            if lockable:
+                _check_kind(status, path)
+                if is_block_device(identity) and identity != device:
+                    raise BlockDevice(identity)
             claim = self._claim(holder, identity)
             if claim.fd == NOT_OPEN:
                 try:
@@ -289,7 +291,7 @@ class Inodes:
             os.mknod(path, stat.S_IFREG | 0o600)
         except FileExistsError:
             if os.path.islink(path):
-                raise FileNotFoundError(errno.ENOENT, _DANGLING) from None
+                raise FileNotFoundError(errno.ENOENT, _DANGLING, path) from None
         except FileNotFoundError:
             raise
         except OSError:
@@ -467,11 +469,11 @@ def _close_local(fd: int) -> None:
         os.close(fd)
 
 
-def _check_kind(status: os.stat_result) -> None:
+def _check_kind(status: os.stat_result, path: str) -> None:
     """Refuse what is neither a regular file nor a block device.
 
     :raises OSError: it is something else.
     """
     refusal = _UNOPENED.get(status.st_mode & _KIND)
     if refusal is not None:
-        raise OSError(*refusal)
+        raise OSError(*refusal, path)

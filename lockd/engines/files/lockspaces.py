@@ -43,7 +43,8 @@ def make_lockspace_directory(path: str) -> None:
     if not path.startswith("/"):
         raise InvalidName(f"lockspace '{path}' is not an absolute path")
     try:
-        if os.path.exists(path):
+        if os.access(path, os.F_OK):
+            # A directory that cannot be looked at is none either, as with virtlockd.
             if not os.path.isdir(path):
                 raise NotADirectory(path)
         else:
@@ -55,8 +56,8 @@ def make_lockspace_directory(path: str) -> None:
 def create_file(inodes: Inodes, path: str) -> None:
     """Create a resource's file with mode 0600; no effect if it exists.
 
-    It may block. It touches nothing that another thread may touch. The file is opened and
-    closed only under a claim, so that no lock on it ends (Invariant 1).
+    It may block. It touches nothing that another thread may touch. The file is opened and closed only under a claim,
+    so that no lock on it ends (Invariant 1).
 
     :param inodes: the registry that opens the file.
     :param path: the path of the file.
@@ -64,7 +65,7 @@ def create_file(inodes: Inodes, path: str) -> None:
     :raises TryAgain: see ``opening_failed``.
     """
     try:
-        inodes.close(inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None))
+        claim = inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None)
     except Claimed:
         return  # held under another name: it exists
     except BlockDevice:
@@ -72,6 +73,10 @@ def create_file(inodes: Inodes, path: str) -> None:
     except OSError as error:
         failed = SystemCallFailed(f"cannot create file '{path}'", error, creating_file=True)
         raise opening_failed(failed) from None
+    try:
+        inodes.close(claim)
+    except OSError as error:
+        raise SystemCallFailed(f"cannot save file '{path}'", error, creating_file=True) from None
 
 
 def delete_file(inodes: Inodes, path: str, name: str) -> None:

@@ -318,7 +318,7 @@ def test_a_file_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
         def open(self, path: str, flags: int, holder: object) -> Claim:
             return self.adopt(os.open(path, os.O_PATH), holder)
 
-    with pytest.raises(SystemCallFailed, match=f"Unable to lock resource {path}: Bad file descriptor"):
+    with pytest.raises(SystemCallFailed, match=f"Unable to acquire lock on '{path}': Bad file descriptor"):
         file_lock.take(WithoutLocks(), resource(path))
 
 
