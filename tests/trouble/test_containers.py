@@ -114,6 +114,31 @@ def test_libvirtd_in_a_container_acquires_for_a_guest_there(
     wait_until(lambda: locks_on(disk) == [], "the dead guest's lock ends")
 
 
+UNPRIVILEGED = ("setpriv", "--inh-caps", "-all", "--bounding-set", "-all,+dac_override,+fowner,+kill", "--")
+"""Start a daemon with the capabilities that its unit gives it."""
+
+
+def test_containers_are_told_apart_without_privileges(
+    tmp_path: Path, container: Container, stranger: subprocess.Popen[bytes]
+) -> None:
+    """Without CAP_SYS_PTRACE no pid can be translated, but a guest registers itself, and is known then."""
+    with private_daemon(tmp_path / "daemon", wrapper=UNPRIVILEGED) as daemon:
+        for number, registers_first in ((stranger.pid, True), (888, False)):
+            disk = tmp_path / str(number)
+            disk.touch()
+            guest, libvirtd = container.start(daemon.socket, number), container.start(daemon.socket)
+            if registers_first:
+                guest.register()
+            assert libvirtd.register(number).acquire(disk) is None
+            libvirtd.connection.close()
+            if not registers_first:
+                assert [owner["pid"] for owner in owners_of(daemon, disk)] == [None]
+                guest.register()
+            assert [owner["pid"] for owner in owners_of(daemon, disk)] == [guest.pid]
+            guest.kill()
+            wait_until(lambda disk=disk: locks_on(disk) == [], "the dead guest's lock ends")  # type: ignore[misc]
+
+
 def test_the_same_number_in_two_containers_means_two_owners(
     daemon: PrivateDaemon, container: Container, disk: Path
 ) -> None:

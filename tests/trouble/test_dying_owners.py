@@ -273,9 +273,22 @@ def test_nobody_registers_an_owner_that_cannot_be_watched(tmp_path: Path, number
         assert "no owner can be watched, so none can register: pidfd_open" in daemon.log.read_text()
 
 
-def test_a_guest_is_watched_where_the_kernel_cannot_tell_who_connected(tmp_path: Path, disk: Path) -> None:
-    """Without SO_PEERPIDFD, before Linux 6.5."""
+@pytest.mark.parametrize("days_up", [0, pytest.param(9, marks=needs_to_choose_pids)])
+def test_a_guest_is_watched_where_the_kernel_cannot_tell_who_connected(
+    tmp_path: Path, disk: Path, days_up: int
+) -> None:
+    """Without SO_PEERPIDFD, before Linux 6.5: also in a time namespace, where the host seems to be up for longer."""
     wrapper = forbidding(so_peerpidfd=errno.ENOPROTOOPT)
+    if days_up:
+        wrapper = [
+            "unshare",
+            "--time",
+            "--boottime",
+            str(days_up * 86400),
+            "--fork",
+            "--kill-child",
+            *wrapper,
+        ]
     with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, Guest(daemon.socket) as taker:
         for drops in (True, False):
             with Guest(daemon.socket) as holder:
