@@ -47,6 +47,9 @@ _UNOPENED: Final = {
     stat.S_IFDIR: (errno.EISDIR, os.strerror(errno.EISDIR)),
     stat.S_IFLNK: (errno.ELOOP, os.strerror(errno.ELOOP)),
     stat.S_IFSOCK: (errno.ENXIO, os.strerror(errno.ENXIO)),
+    # No file at all, such as the descriptor of an epoll in /proc/PID/fd. open(2) would open a pidfd: the end of the lock
+    # on it would come with the end of any other pidfd of that process (Invariant 1).
+    0: (errno.ENXIO, os.strerror(errno.ENXIO)),
     # open(2) would open these.
     stat.S_IFIFO: (errno.ENOTBLK, "it is a pipe, neither a regular file nor a block device"),
     stat.S_IFCHR: (errno.ENOTBLK, "it is a character device, neither a regular file nor a block device"),

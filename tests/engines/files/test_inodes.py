@@ -208,6 +208,16 @@ def test_what_is_neither_a_file_nor_a_block_device_is_refused_before_it_is_opene
     assert inodes.descriptors() == []
 
 
+def test_a_descriptor_without_a_file_is_refused() -> None:
+    """A lock on a pidfd would end when another pidfd of the same process is closed."""
+    fd = os.pidfd_open(os.getpid())
+    try:
+        reason = "No such device or address"
+        refuse(Inodes(), open_pinned, f"/proc/self/fd/{fd}", os.O_RDWR, errno.ENXIO, reason)
+    finally:
+        os.close(fd)
+
+
 def refuse(inodes: Inodes, open_claimed: Open, path: str, flags: int, number: int, reason: str) -> None:
     with pytest.raises(OSError, match=reason) as caught:
         open_claimed(inodes, path, flags)
