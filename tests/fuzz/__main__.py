@@ -43,7 +43,7 @@ def _fuzz(frames: int, seed: int, program: str, scratch: Path) -> int:
     """Fuzz one daemon after the other, each with the next seed, until there were so many frames."""
     print(f"{frames} frames, seed {seed}", flush=True)
     begun = time.monotonic()
-    sent = daemons = 0
+    sent = daemons = upgrades = 0
     outcomes: Counter[Outcome] = Counter()
     while sent < frames:
         number = min(_FRAMES_OF_LIFE, frames - sent)
@@ -59,10 +59,13 @@ def _fuzz(frames: int, seed: int, program: str, scratch: Path) -> int:
                 return 1
         sent += one.sent
         daemons += 1
+        upgrades += one.upgrades
         seed += 1
         outcomes += one.outcomes
+        seconds = time.monotonic() - begun
         print(
-            f"{sent} frames, {daemons} daemons, {time.monotonic() - begun:.0f} s: nothing found", flush=True
+            f"{sent} frames, {daemons} daemons, {upgrades} upgrades, {seconds:.0f} s: nothing found",
+            flush=True,
         )
     for (number, procedure, code), count in sorted(outcomes.items()):
         if count > sent / 1000:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,9 @@ _CONNECTIONS = 8
 _STREAM_FRAMES = (1, 2, 5, 20, 60, 200)
 _SHOWN_FRAMES = 10
 
+_UPGRADES = 0.003
+"""The share of the batches in which a live upgrade begins."""
+
 _SPARED_CLIENTS = 64
 """Clients with numbers up to this are not disconnected by frames. The guests and the oracle are among them."""
 
@@ -37,12 +41,15 @@ class Life:
     """A daemon, the clients that send it frames, and the oracle that watches it.
 
     :ivar sent: how many frames were sent.
+    :ivar upgrades: how many live upgrades were begun.
     :ivar outcomes: counts the answers.
     """
 
     def __init__(self, daemon: PrivateDaemon, random: Random, sockets: Path, stack: ExitStack) -> None:
         self.sent = 0
+        self.upgrades = 0
         self.outcomes: Counter[Outcome] = Counter()
+        self._daemon = daemon
         self._random = random
         self._frames = Frames(random)
         self._lock_socket, self._admin_socket = sockets / "lock", sockets / "admin"
@@ -141,13 +148,17 @@ class Life:
             patient = random.random() < 0.95
             size = len(frames[-1].data)
             cut = random.randrange(size) if size and random.random() < 0.05 else 0
-            is_short = sum(len(frame.data) for frame in frames) < 10_000
+            is_short = sum(len(frame.data) for frame in frames) < 2_000
             piece = random.choice((1, 27, 29, 1000)) if is_short and random.random() < 0.1 else 200_000
             descriptors = [0] * random.choice((1, 200)) if random.random() < 0.02 else []
             connection.say(frames, cut=cut, patient=patient, piece=piece, descriptors=descriptors)
             if not patient:
                 # It hangs up in the middle of a call.
                 hasty.append(connection)
+        if random.random() < _UPGRADES:
+            # The program is replaced while calls are on their way. Both programs may answer some of them.
+            self._daemon.signal(signal.SIGUSR1)
+            self.upgrades += 1
         exchange(chosen, self._stopwatch)
         self._check_closed(hasty)
         for connection in list(self._connections):
