@@ -120,6 +120,8 @@ class Oracle:
             self._ping()
         except Finding as finding:
             return str(finding)
+        except Ended:
+            return "it has ended"
         return "but a new client is answered"
 
     def _restore_settings(self) -> None:
