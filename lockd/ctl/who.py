@@ -105,7 +105,8 @@ def _ask_daemon(disks: list[Disk]) -> list[Holding]:
 
 
 def _describe_holding(holding: Holding) -> dict[str, Any]:
-    words = f'domain "{holding.owner}" (pid {holding.pid})' if holding.owner else f"pid {holding.pid}"
+    pid = "a process of another pid namespace" if holding.pid is None else f"pid {holding.pid}"
+    words = f'domain "{holding.owner}" ({pid})' if holding.owner else pid
     return {
         "holder": words,
         "kind": "owner",

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.container import Container
 from tests.ctl.conftest import Host
 from tests.kernel_locks import locked_by_this_process
 
@@ -20,6 +23,17 @@ def test_who_names_the_owner(host: Host) -> None:
         assert printed.startswith(f'{disk} is held by domain "sh" (pid {holder.pid})\n  exclusive, since 20')
         (answer,) = json.loads(host.lockctl("who", "-J", disk))["holders"]
         assert (answer["kind"], answer["pid"], answer["owner"]) == ("owner", holder.pid, "sh")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
+def test_an_owner_in_a_container_whose_process_is_not_known_is_named(host: Host) -> None:
+    disk = host.disk("disk")
+    with Container() as container:
+        libvirtd = container.start(host.daemon.socket)
+        assert libvirtd.register(888).acquire(disk) is None
+        assert 'domain "vm1" (a process of another pid namespace)' in host.lockctl("who", disk)
+        assert "vm1" in host.lockctl("status")
+        assert host.lockctl("release", "--force", disk) == f"released {disk}, which pid 888 held\n"
 
 
 def test_who_finds_the_owner_by_any_name_of_the_disk(host: Host) -> None:
