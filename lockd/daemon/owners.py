@@ -203,8 +203,8 @@ class Owners:
         """Handle the end of a connection.
 
         If the client has hung up, and it is the connection of an owner itself, and that owner holds locks, they
-        end too: at once if the owner has ended, otherwise after it is fenced. The end of a connection that another process made for
-        the owner has no such effect.
+        end too: at once if the owner has ended, otherwise after it is fenced. The end of a connection that
+        another process made for the owner has no such effect.
 
         :param session: the session whose connection has ended.
         """
@@ -217,9 +217,10 @@ class Owners:
         # If the owner was dead before, its pid may belong to another owner now, whose locks must stay.
         if process.ended or session.peer_pid != process.pid or not self._holds_any(process.key):
             return
-        if process.pidfd is None or process.has_ended():
+        if process.has_ended():
             self._release_ended(process)
-        elif not process.is_certain:
+        elif process.pidfd is None or not process.is_certain:
+            # What cannot be seen is not known to be dead, and what may be another process is not killed.
             _logger.warning(
                 "%s may have dropped its connection, or be another process: it is not killed, and its locks are kept "
                 "until it ends",
