@@ -45,11 +45,14 @@ class Life:
     :ivar outcomes: counts the answers.
     """
 
-    def __init__(self, daemon: PrivateDaemon, random: Random, sockets: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, daemon: PrivateDaemon, random: Random, sockets: Path, stack: ExitStack, *, upgrades: bool
+    ) -> None:
         self.sent = 0
         self.upgrades = 0
         self.outcomes: Counter[Outcome] = Counter()
         self._daemon = daemon
+        self._upgrades = upgrades
         self._random = random
         self._frames = Frames(random)
         self._lock_socket, self._admin_socket = sockets / "lock", sockets / "admin"
@@ -155,7 +158,7 @@ class Life:
             if not patient:
                 # It hangs up in the middle of a call.
                 hasty.append(connection)
-        if random.random() < _UPGRADES:
+        if random.random() < _UPGRADES and self._upgrades:
             # The program is replaced while calls are on their way. Both programs may answer some of them.
             self._daemon.signal(signal.SIGUSR1)
             self.upgrades += 1
@@ -266,7 +269,8 @@ def life(directory: Path, command: Sequence[str], random: Random) -> Iterator[Li
             sockets.mkdir()
             os.link(daemon.socket, sockets / "lock")
             os.link(daemon.admin_socket, sockets / "admin")
-            yield Life(daemon, random, sockets, stack)
+            # An upgrade runs the program without its wrapper.
+            yield Life(daemon, random, sockets, stack, upgrades=not wrapper)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
