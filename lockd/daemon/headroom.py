@@ -7,6 +7,7 @@ look like a hanging libvirtd.
 import logging
 import os
 import resource
+from contextlib import suppress
 from typing import Final
 
 from lockd.daemon.rate_limit import Shortage
@@ -27,7 +28,15 @@ class Headroom:
         self._task_limit = TaskLimit()
 
     def look(self) -> None:
-        """Look at the limits. This takes a few system calls, and does not block."""
+        """Look at the limits. This takes a few system calls, and does not block.
+
+        A limit that cannot be read is not looked at.
+        """
+        with suppress(OSError):
+            self._look_at_descriptors()
+        self._look_at_tasks()
+
+    def _look_at_descriptors(self) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         used = lowest_free_descriptor(limit)
         if used >= limit * _NEARLY:
@@ -37,6 +46,8 @@ class Headroom:
                 used,
                 limit,
             )
+
+    def _look_at_tasks(self) -> None:
         tasks = self._task_limit.usage()
         if tasks is not None and tasks.used >= tasks.limit * _NEARLY:
             self._tasks.seen(

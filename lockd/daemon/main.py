@@ -218,5 +218,9 @@ def _log_directory() -> Path | None:
 
 def _allow_many_descriptors() -> None:
     """Raise the soft limit of open descriptors to the hard one: each guest needs two, and each lock one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # After a live upgrade, all locks would end with the daemon.
+        _logger.warning("the limit of descriptors stays as it is: %s; raise LimitNOFILE=", error)

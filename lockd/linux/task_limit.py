@@ -56,6 +56,6 @@ def _usage(group: Path) -> TaskUsage | None:
     try:
         limit = file.read_text(encoding="ascii").strip()
         used = int((group / "pids.current").read_text(encoding="ascii"))
-    except OSError:
+        return None if limit == "max" else TaskUsage(used, int(limit), str(file))
+    except (OSError, ValueError):
         return None
-    return TaskUsage(used, int(limit), str(file)) if limit != "max" else None
