@@ -82,6 +82,21 @@ def test_nobody_waits_when_the_file_system_of_the_log_hangs_later(
     assert written.count(" acquired ") + written.count(" released ") + lost == 2 * MANY + 1
 
 
+def test_nobody_waits_when_the_file_system_of_standard_error_hangs(
+    filesystem: HangingFilesystem, tmp_path: Path, file: Path, disk: Path
+) -> None:
+    wrapper = ("sh", "-c", f'exec "$@" 2>>{file}', "sh")
+    with private_daemon(tmp_path / "own", wrapper=wrapper, settings='log_outputs = "3:stderr"\n') as daemon:
+        log_an_error(daemon, "first")
+        wait_until(lambda: "/first: " in file.read_text(), "the message is written")
+        filesystem.hang("everything")
+        log_an_error(daemon, "second")
+        with RawClient(daemon) as client:
+            assert client.acquire(disk) is None
+        filesystem.release_all()
+        wait_until(lambda: "/second: " in file.read_text(), "the message is written")
+
+
 def test_lines_are_whole_and_in_order(daemon: PrivateDaemon, file: Path, disk: Path) -> None:
     log = LogControl(daemon)
     log.set_filters("2:*")

@@ -20,7 +20,7 @@ from lockd.daemon.log.settings import (
     parse_filters,
     parse_outputs,
 )
-from lockd.daemon.log.sinks import LogFile, Sink, level_of, open_sink
+from lockd.daemon.log.sinks import STANDARD_ERROR, LogFile, Sink, level_of, open_sink
 from lockd.daemon.log.slow_file import SlowLogFile
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
@@ -166,14 +166,16 @@ class Log:
             self.write(record)
 
     def _open_sink(self, output: Output, mounts: SlowMounts) -> Sink:
-        if output.destination != "file" or output.name is None:
-            return open_sink(output)
-        make_directory = output == self._default_output
-        # The slash has the last component followed too: it may be a symbolic link.
-        mount = mounts.slow_mount(f"{output.name}/")
-        if mount is not None:
-            return SlowLogFile(output.name, mount, self._inodes, make_directory=make_directory)
-        return LogFile.open(output.name, self._inodes, make_directory=make_directory)
+        path = _file_of_standard_error() if output.destination == "stderr" else output.name
+        if output.destination in {"file", "stderr"} and path is not None:
+            make_directory = output == self._default_output
+            # The slash has the last component followed too: it may be a symbolic link.
+            mount = mounts.slow_mount(f"{path}/")
+            if mount is not None:
+                return SlowLogFile(path, mount, self._inodes, make_directory=make_directory)
+            if output.destination == "file":
+                return LogFile.open(path, self._inodes, make_directory=make_directory)
+        return open_sink(output)
 
     def _start(self, file: SlowLogFile) -> None:
         if self._workers is not None:
@@ -279,6 +281,15 @@ def _substitute(record: logging.LogRecord, error: Exception) -> logging.LogRecor
 
 def _files(sinks: Iterable[tuple[Level, Sink]]) -> set[LogFile]:
     return {sink for _, sink in sinks if isinstance(sink, LogFile)}
+
+
+def _file_of_standard_error() -> str | None:
+    """Return the path of the file that standard error goes to; None if it is no file, or has no name any more."""
+    try:
+        target = target_of(STANDARD_ERROR)
+    except OSError:
+        return None
+    return target if target.startswith("/") and not target.endswith(" (deleted)") else None
 
 
 def _libvirt_names(name: str) -> list[str]:

@@ -24,7 +24,7 @@ _FACILITY_DAEMON: Final = 3
 _PRIORITIES: Final = {Level.DEBUG: 7, Level.INFO: 6, Level.WARNING: 4, Level.ERROR: 3}
 """The priorities of syslog(3). The journal uses the same numbers."""
 
-_STDERR: Final = 2
+STANDARD_ERROR: Final = 2
 _DIRECTORY_MODE: Final = 0o700
 """The mode of a directory that is made for the default log file. The file is for its owner only, too."""
 
@@ -119,7 +119,7 @@ class StandardError:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._poll.register(_STDERR, select.POLLOUT)
+        self._poll.register(STANDARD_ERROR, select.POLLOUT)
         self._torn = False
 
     def write(self, record: logging.LogRecord) -> None:
@@ -144,7 +144,7 @@ class StandardError:
                 if not self._poll.poll(0):
                     self._torn = self._torn or start > 0
                     return
-                os.write(_STDERR, line[start : start + select.PIPE_BUF])
+                os.write(STANDARD_ERROR, line[start : start + select.PIPE_BUF])
             self._torn = False
 
 
