@@ -3,6 +3,7 @@
 import gc
 import signal
 
+from lockd.daemon.upgrade.repeated_start import this_start
 from lockd.linux.descriptors import open_standard_streams
 
 
@@ -16,6 +17,11 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     # All objects that are made during the start are kept, so a garbage collection would find nothing to free.
     gc.disable()
-    from lockd.daemon.main import main as run
+    start = this_start()
+    try:
+        from lockd.daemon.main import main as run
 
-    run()
+        run(start)
+    except Exception as error:
+        start.repeat(error)
+        raise

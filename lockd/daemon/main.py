@@ -30,6 +30,7 @@ from lockd.daemon.upgrade import state_file
 from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
 from lockd.daemon.upgrade.leftovers import claim_orphans
+from lockd.daemon.upgrade.repeated_start import Start
 from lockd.daemon.upgrade.sockets import adopt_listeners, adopt_pid_file
 from lockd.engines.files.inodes import Inodes
 from lockd.libvirt.addresses import Addresses, HomeUnknown, own_addresses, own_log_directory
@@ -43,22 +44,23 @@ _LAST_MESSAGES_SECONDS: Final = 1.0
 _logger = logging.getLogger(__name__)
 
 
-def main() -> None:
+def main(start: Start | None = None) -> None:
     """Run the daemon with the arguments of the command line.
 
+    :param start: the start of the program, if it can be repeated.
     :raises SystemExit: the daemon cannot start; the status is 1, and the message says why.
     """
     try:
         addresses = own_addresses()
-        _run(parse_options(sys.argv[1:], addresses), addresses)
+        _run(parse_options(sys.argv[1:], addresses), addresses, start or Start([]))
     except (Failure, HomeUnknown) as failure:
         sys.exit(f"virtlockd: {printable(str(failure))}")
 
 
-def _run(options: Options, addresses: Addresses) -> None:
+def _run(options: Options, addresses: Addresses, start: Start) -> None:
     # This depends on the current directory, which changes when the daemon goes into the background.
     command = own_command(options)
-    state = state_file.take(addresses.state_file)
+    state = _read_state(addresses.state_file, start)
     inodes = Inodes()
     config, log = _config_and_log(options, addresses, inodes, must_go_on=state is not None)
     _allow_many_descriptors()
@@ -81,11 +83,44 @@ def _run(options: Options, addresses: Addresses) -> None:
         if background is not None:
             started = background.started
     hand_over = partial(HandOver, command=command, file=addresses.state_file)
+
+    def begin_to_take_over() -> None:
+        start.take_over()
+        if state is not None:
+            _remove(addresses.state_file)
+
     try:
-        trio.run(_serve, config, log, inodes, options, listeners, pid_file, state, hand_over, started)
+        trio.run(
+            _serve,
+            config,
+            log,
+            inodes,
+            options,
+            listeners,
+            pid_file,
+            state,
+            begin_to_take_over,
+            hand_over,
+            started,
+        )
     finally:
-        if not pidfile.is_of_another(options.pid_file, pid_file):
+        if not start.can_be_repeated and not pidfile.is_of_another(options.pid_file, pid_file):
             _remove(*listeners.made, options.pid_file)
+
+
+def _read_state(path: Path, start: Start) -> dict[str, Any] | None:
+    """Return the state of the program before, if there was one.
+
+    :raises OSError: that cannot be told now, and the start can be repeated.
+    :raises MemoryError: likewise.
+    """
+    try:
+        return state_file.read(path)
+    except (OSError, MemoryError) as error:
+        if start.can_be_repeated:
+            raise
+        _logger.error("%s: whether it is the state of the daemon before cannot be told: %s", path, error)
+        return None
 
 
 def _begin(options: Options, addresses: Addresses) -> tuple[int, Listeners]:
@@ -152,6 +187,7 @@ async def _serve(
     listeners: Listeners,
     pid_file: int | None,
     state: dict[str, Any] | None,
+    begin_to_take_over: Callable[[], None],
     make_hand_over: Callable[[Daemon], HandOver],
     started: Callable[[], None],
 ) -> None:
@@ -160,6 +196,9 @@ async def _serve(
             daemon = Daemon(config, log, inodes, options.timeout, pid_file, nursery)
             tasks = Tasks(nursery)
             nursery.start_soon(go_on, _handle_signals, signals, daemon, make_hand_over(daemon), tasks)
+            # Now trio has begun to watch what it watches itself. If that failed, the start can still be repeated.
+            await trio.lowlevel.checkpoint()
+            begin_to_take_over()
             if state is None:
                 claim_orphans(inodes)
             else:

@@ -1,5 +1,6 @@
 """How many tasks (processes and threads) the control group of this process may have (cgroups(7), pids)."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def _groups() -> list[Path]:
             for root in [_V1] if controllers else _V2:
                 group = root / name.lstrip("/")
                 groups += [group, *(parent for parent in group.parents if root in parent.parents)]
-    return [group for group in groups if (group / "pids.max").exists()]
+    return [group for group in groups if os.path.exists(group / "pids.max")]
 
 
 def _usage(group: Path) -> TaskUsage | None:

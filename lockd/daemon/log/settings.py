@@ -261,7 +261,7 @@ def _default_output(level: Level, log_directory: Callable[[], Path | None], *, b
     without a journal, it is a file for a daemon in the background, if there is a directory for it, otherwise standard
     error.
     """
-    if (background or not _on_terminal()) and Path(JOURNAL_SOCKET).exists():
+    if (background or not _on_terminal()) and os.path.exists(JOURNAL_SOCKET):
         # The journal limits the rate of messages (RateLimitBurst= in journald.conf(5)). If debug messages
         # used up that limit, the journal would drop more important ones.
         return Output(max(level, Level.INFO), "journald")

@@ -3,6 +3,7 @@
 It is the same file as virtlockd's, so that each of the two daemons can take over from the other.
 """
 
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,9 @@ from lockd.linux.processes import own_identity
 _SIZE_MAX: Final = 2**30
 """The size of the largest state file that is read, in bytes: that of some three million locks."""
 
+
+_NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR))
+"""The errors of open(2) and read(2) for what is no file: a symbolic link, a socket, a directory."""
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -55,8 +59,8 @@ def write(path: Path, state: dict[str, Any], size_max: int | None = None) -> Non
             draft.unlink()
 
 
-def take(path: Path) -> dict[str, Any] | None:
-    """Read the state that an earlier program in this process wrote, and remove the file.
+def read(path: Path) -> dict[str, Any] | None:
+    """Read the state that an earlier program in this process wrote.
 
     POSIX locks and descriptors belong to a process, so the state is useful only to the process that wrote it.
     A file of another process or another user is not used, nor is a symbolic link. Whatever else is found there
@@ -64,6 +68,7 @@ def take(path: Path) -> dict[str, Any] | None:
 
     :param path: the path of the state file.
     :returns: the state, or None if there is no state of this process.
+    :raises OSError: there may be one, and it cannot be read, or it cannot be told whose it is.
     """
     try:
         with open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS)) as file:
@@ -76,13 +81,15 @@ def take(path: Path) -> dict[str, Any] | None:
                 return None
             data = file.read(_SIZE_MAX)
         state = json.loads(data.decode("utf-8", "surrogateescape"))
-    except (OSError, ValueError, RecursionError, MemoryError):
+    except FileNotFoundError:
         return None
-    if not isinstance(state, dict) or not _is_own(state):
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    except (ValueError, RecursionError):
         return None
-    with suppress(OSError):
-        path.unlink()
-    return state
+    return state if isinstance(state, dict) and _is_own(state) else None
 
 
 def _is_own(state: dict[str, Any]) -> bool:
@@ -90,6 +97,8 @@ def _is_own(state: dict[str, Any]) -> bool:
 
     The state of virtlockd has only the pid. But if virtlockd ran in this process, one of the listening
     sockets of the state is open.
+
+    :raises OSError: that cannot be told.
     """
     if state.get("magic") != str(os.getpid()):
         return False
@@ -102,7 +111,7 @@ def _is_own(state: dict[str, Any]) -> bool:
             for service in server["services"]
             for entry in service["socks"]
         )
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return False
 
 
@@ -110,10 +119,14 @@ def _listens(fd: int) -> bool:
     """Return whether a descriptor is a listening socket.
 
     If it is, virtlockd ran in this process: only then does the process have this socket.
+
+    :raises OSError: that cannot be told, as descriptors or memory have run out.
     """
     try:
         listener = socket.socket(fileno=os.dup(fd))
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in {errno.EBADF, errno.ENOTSOCK}:
+            return False
+        raise
     with listener:
         return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
