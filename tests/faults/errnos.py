@@ -6,7 +6,7 @@ system may add ("Other errors may occur").
 
 Also left out is what the page lists and the kernel cannot do: epoll_ctl allocates memory only to add a descriptor; only a
 file system can make close and fstat fail, so they are played on files; and a descriptor that was opened with O_PATH has
-nothing to write out when it is closed.
+nothing to write out when it is closed; and a socket always knows its type, its address and its peer.
 
 Not played are the calls of the interpreter that no outer trouble makes fail in the middle of the daemon's work: brk,
 mmap, munmap, mprotect and futex (Python turns a failed mmap into MemoryError anywhere), rt_sigaction and the like,
@@ -87,8 +87,6 @@ _PAGES = {
     ("poll", ""): ("poll", "EINTR ENOMEM"),
     ("ppoll", ""): ("poll", "EINTR ENOMEM"),
     ("getsockopt", "0x4d|SO_PEERPIDFD"): ("unix(7)", "EINVAL EMFILE ENFILE ENODATA ENOMEM ENOPROTOOPT ESRCH"),
-    ("getsockopt", ""): ("getsockopt", "ENOBUFS ENOPROTOOPT"),
-    ("getsockname", ""): ("getsockname", "ENOBUFS"),
     ("socket", ""): ("socket", "EACCES EAFNOSUPPORT EMFILE ENFILE ENOBUFS ENOMEM"),
     ("socketpair", ""): ("socketpair", "EMFILE ENFILE ENOMEM"),
     ("bind", ""): ("bind", f"{_PATH} EADDRINUSE EADDRNOTAVAIL EROFS"),
@@ -108,6 +106,7 @@ _PAGES = {
         f"{_PATH} E2BIG EAGAIN EINVAL EIO EISDIR ELIBBAD EMFILE ENFILE ENOEXEC EPERM ETXTBSY",
     ),
     ("memfd_create", ""): ("memfd_create", "EMFILE ENFILE ENOMEM"),
+    ("prlimit64", "NULL, 0x|NULL, {"): ("prlimit", ""),
     ("prlimit64", ""): ("prlimit", "EPERM"),
     ("setsid", ""): ("setsid", "EPERM"),
     ("waitid", ""): ("wait", "ECHILD EINTR"),

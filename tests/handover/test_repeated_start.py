@@ -12,7 +12,7 @@ from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import PrivateDaemon
 
 
-@pytest.mark.parametrize(("name", "number"), [("socketpair", 1), ("epoll_create1", 2), ("eventfd2", 1)])
+@pytest.mark.parametrize(("name", "number"), [("socketpair", 1), ("epoll_create1", 2)])
 def test_a_start_without_descriptors_is_repeated(
     daemon: PrivateDaemon,
     make_guest: MakeGuest,
