@@ -3,7 +3,7 @@
 import gc
 import signal
 
-from lockd.daemon.upgrade.repeated_start import this_start
+from lockd.daemon.repeated_start import this_start
 from lockd.linux.descriptors import open_standard_streams
 
 

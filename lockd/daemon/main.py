@@ -19,6 +19,7 @@ from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.log.log import Log
 from lockd.daemon.log.settings import LogSettingError, settings_at_start
+from lockd.daemon.repeated_start import Start
 from lockd.daemon.start import pidfile
 from lockd.daemon.start.background import go_into_background
 from lockd.daemon.start.config import Config, read_config
@@ -30,7 +31,6 @@ from lockd.daemon.upgrade import state_file
 from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
 from lockd.daemon.upgrade.leftovers import claim_orphans
-from lockd.daemon.upgrade.repeated_start import Start
 from lockd.daemon.upgrade.sockets import adopt_listeners, adopt_pid_file
 from lockd.engines.files.inodes import Inodes
 from lockd.libvirt.addresses import Addresses, HomeUnknown, own_addresses, own_log_directory
