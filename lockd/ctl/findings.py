@@ -16,10 +16,11 @@ from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Failure
 from lockd.ctl.file_locks import lock_holder
 from lockd.ctl.holdings import AT_SERVER, doubts_of, overview
+from lockd.ctl.places import Kind, place_of
 from lockd.ctl.processes import disks_in_arguments, is_qemu
 from lockd.libvirt import conf
 from lockd.libvirt.addresses import default_pool, own_addresses
-from lockd.linux.file_systems import Reach, local_lock_option, reach_of
+from lockd.linux.file_systems import Reach, local_lock_option, may_block, reach_of
 from lockd.linux.mount_table import Mount, MountTable
 from lockd.linux.processes import all_pids, descriptor_limit
 
@@ -38,8 +39,10 @@ _LOCKS_PER_GUEST: Final = 4
 _NEARLY: Final = 0.8
 """The share of max_clients that gives a warning if it is in use."""
 
-_SECONDS: Final = 10.0
-"""How long the daemon may take to lock a file for a check."""
+_SECONDS: Final = 5.0
+"""How long a file system may take to look at a directory, and the daemon to lock a file, for a check."""
+
+_HANGS: Final = f"its file system does not answer within {_SECONDS:.0f} seconds: see if its server runs"
 
 _CANNOT_LOCK: Final = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 """The errors of a file system that has no locks, or whose lock service does not run (fcntl(2), nfs(5))."""
@@ -210,18 +213,17 @@ def _hypervisor() -> Iterator[Finding]:
 
 def _lockspace(directory: str, *, daemon_serves: bool) -> Iterator[Finding]:
     subject = f"lockspace {directory}"
-    if not os.path.isdir(directory):
-        there = os.path.lexists(directory)
-        yield Finding(
-            subject,
-            FAIL if there else WARN,
-            "is not a directory"
-            if there
-            else "does not exist; the daemon makes it when the first guest starts",
-        )
+    place = place_of(directory, _SECONDS)
+    if place is None:
+        yield Finding(subject, FAIL, _HANGS)
+        return
+    if place.kind is Kind.OTHER:
+        yield Finding(subject, FAIL, "is not a directory")
+    elif place.kind is Kind.NOTHING:
+        yield Finding(subject, WARN, "does not exist; the daemon makes it when the first guest starts")
     elif daemon_serves:
         yield _works(directory, subject, unmade=FAIL)
-    mount = MountTable.read().mount_of(os.path.realpath(directory))
+    mount = MountTable.read().mount_of(place.path)
     yield _reaches(mount, f"reach of {directory}", "the lockspace")
 
 
@@ -257,13 +259,24 @@ def _works(directory: str, subject: str, *, unmade: str) -> Finding:
 def _images() -> Iterator[Finding]:
     """Check the file systems of disks that are locked themselves, each in one directory."""
     mounts = MountTable.read()
-    directories: dict[int, tuple[Mount, str]] = {}
+    checked: set[int] = set()
     for directory in _image_directories():
-        mount = mounts.mount_of(os.path.realpath(directory))
-        directories.setdefault(mount.number, (mount, directory))
-    for mount, directory in directories.values():
+        subject = f"images in {directory}"
+        apparent = mounts.mount_of(directory)
+        # On a local file system, a symbolic link may lead to another one.
+        if apparent.number in checked and may_block(apparent.kind):
+            continue
+        place = place_of(directory, _SECONDS)
+        if place is None:
+            checked.add(apparent.number)
+            yield Finding(subject, FAIL, _HANGS)
+            continue
+        mount = mounts.mount_of(place.path)
+        if place.kind is not Kind.DIRECTORY or mount.number in checked:
+            continue
+        checked.add(mount.number)
         # The daemon opens disks that exist. It need not be able to make any.
-        yield _works(directory, f"images in {directory}", unmade=WARN)
+        yield _works(directory, subject, unmade=WARN)
         if reach_of(mount) is not Reach.BROKEN:  # those are among the shared file systems
             yield _reaches(mount, f"reach of {directory}", "the images")
 
@@ -276,7 +289,7 @@ def _image_directories() -> list[str]:
     used = [path for pid in all_pids() if is_qemu(pid) for path in disks_in_arguments(pid)]
     paths = [path for path in [*held, *used] if path.startswith("/") and not path.startswith("/dev/")]
     directories = [os.path.dirname(path) for path in paths] + [str(default_pool())]
-    return [directory for directory in dict.fromkeys(directories) if os.path.isdir(directory)]
+    return list(dict.fromkeys(map(os.path.normpath, directories)))
 
 
 def _reaches(mount: Mount, subject: str, what: str) -> Finding:

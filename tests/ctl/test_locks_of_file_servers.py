@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,20 @@ def test_check_tries_the_directories_of_images_that_are_locked_themselves(
         result, detail = found_by_check(host)[f"images in {server.path}"]
     assert result == "WARN"
     assert os.strerror(errno.EROFS) in detail
+
+
+def test_check_does_not_wait_for_a_file_server_that_hangs(host: Host, server: HangingFilesystem) -> None:
+    leases = server.path / "leases"
+    leases.mkdir()
+    disks = [server.path / name for name in ("disk", "other-disk")]
+    for disk in disks:
+        disk.touch()
+    hangs = ("FAIL", "its file system does not answer within 5 seconds: see if its server runs")
+    with host.holder(*disks):
+        server.hang("lookup", "getattr")
+        began = time.monotonic()
+        assert found_by_check(host, status=1)[f"images in {server.path}"] == hangs
+        (host.configuration / "qemu-lockd.conf").write_text(f'file_lockspace_dir = "{leases}"\n')
+        assert found_by_check(host, status=1)[f"lockspace {leases}"] == hangs
+        assert time.monotonic() - began < 30
+        server.release_all()
