@@ -8,6 +8,7 @@ import pytest
 from lockd.wire.lock import AcquireFlags, Procedure, encode_resource
 from tests.private_daemon import PrivateDaemon
 from tests.trouble.conftest import MakeGuest
+from tests.trouble.guest import Refused
 from tests.trouble.hanging_filesystem import HangingFilesystem, ServerLock
 
 LEASE = Path("lease")
@@ -46,4 +47,21 @@ def test_a_server_without_flush_keeps_no_lock(filesystem: HangingFilesystem, mak
         guest.release(disk)
         guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE | shared)
         guest.release(LEASE, str(lockspace))
+    assert filesystem.locks() == []
+
+
+def test_a_new_file_that_cannot_be_identified_is_refused_until_it_can(
+    daemon: PrivateDaemon, filesystem: HangingFilesystem, make_guest: MakeGuest
+) -> None:
+    """Its descriptor must not be closed: nobody knows whether a lock would end by that (Invariant 1)."""
+    guest = make_guest()
+    lockspace = filesystem.path / "leases"
+    guest.create_lockspace(lockspace)
+    filesystem.fail(mknod=errno.ENOSYS, getattr=errno.EIO)
+    with pytest.raises(Refused, match=r"Unable to check status of pid file .*: Input/output error"):
+        guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+    filesystem.fail(mknod=errno.ENOSYS)
+    guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+    assert filesystem.locks() == [ServerLock("leases/lease", daemon.pid, exclusive=True)]
+    guest.release(LEASE, str(lockspace))
     assert filesystem.locks() == []
