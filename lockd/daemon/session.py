@@ -229,7 +229,10 @@ class Session(Flushable):
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(error)
+            # Without memory, what the client has sent, or that it has hung up, is still to be read: the reactor
+            # reports the descriptor again.
+            if error.errno not in _WITHOUT_MEMORY:
+                self._lost(error)
             return
         if data:
             self._serve(self.reader.receive(data))

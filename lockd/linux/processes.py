@@ -30,11 +30,14 @@ def has_ended(pidfd: int) -> bool:
     """Return whether a process has ended; a zombie has.
 
     :param pidfd: a descriptor of the process. It becomes readable at the end of the process (pidfd_open(2)).
-    :returns: whether it has ended.
+    :returns: whether it has ended. False also where that cannot be known, as memory has run out (poll(2)).
     """
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    try:
+        return bool(poll.poll(0))
+    except OSError:
+        return False
 
 
 def ticks_now() -> int:
