@@ -16,6 +16,7 @@ from tests.faults.errnos import errnos_of
 from tests.faults.peer import PeerLost
 from tests.faults.points import MAIN, WORKER, Point, enumerate_points
 from tests.faults.world import World, world
+from tests.trouble.guest import Refused
 
 SCENARIOS: dict[str, ModuleType] = {scenario.NAME: scenario for scenario in (life, upgrade, adoption)}
 
@@ -26,6 +27,11 @@ _CONNECTION_FAILED = re.compile(
     r"^((read|write|getsockname|getsockopt)\(\d+<socket:|accept4\(|epoll_ctl\(.*_ADD, \d+<socket:)"
 )
 """Calls without which the daemon cannot serve a connection. It may close it, and spares the owner with its locks."""
+
+_OWNER_ENDED = re.compile(
+    r"^(getsockopt\(.*(0x4d|SO_PEERPIDFD).* (EINVAL|ENODATA|ESRCH) |pidfd_open\(.* ESRCH )"
+)
+"""Faults that say that the owner's process has ended. The daemon has to believe them, and refuses to register it."""
 
 _NOTICED_SECONDS = 0.4
 """After how many seconds an owner that the daemon believes gone would be killed."""
@@ -100,7 +106,9 @@ def play(here: World, point: Point) -> Result:
     except PeerLost as error:
         findings += _lost(here, error)
     except Exception as error:  # whatever it is, it was found by this point
-        findings.append(f"{type(error).__name__}: {error}")
+        believed = isinstance(error, Refused) and "has ended" in str(error)
+        if not (believed and _OWNER_ENDED.search(tracer.hit(here.trace) or "")):
+            findings.append(f"{type(error).__name__}: {error}")
     hit = _possible(tracer.hit(here.trace), point)
     if hit is None:
         # Another call was the Nth one this time, and that one cannot fail like this.

@@ -86,7 +86,7 @@ def enumerate_points(scenario: str, thread: str, calls: Iterable[Call]) -> list[
         ):
             continue
         faults = [Fault(call.name, call.number, errno) for errno in errnos_of(call)]
-        if thread == WORKER and faults:
+        if thread == WORKER and faults and "socket:" not in text:
             faults.append(Fault(call.name, call.number, seconds=_HANG_SECONDS))
         points += [Point(scenario, thread, fault, f"{call.name} {object_of(text)}") for fault in faults]
     return points

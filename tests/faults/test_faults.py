@@ -6,7 +6,7 @@
 import pytest
 
 from tests.faults import player, tracer
-from tests.faults.points import quick_selection
+from tests.faults.points import MAIN, quick_selection
 from tests.trouble.hanging_filesystem import can_mount
 
 EVERY = {"life": 1, "upgrade": 4}
@@ -23,3 +23,21 @@ def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
     print(player.report(results))
     assert not [result for result in results if result.finding is not None], player.report(results)
     assert sum(result.hit is not None for result in results) > len(results) * 0.8
+
+
+@pytest.mark.parametrize(("name", "group"), [("read", "socket"), ("poll", "pidfd")])
+def test_a_guest_that_hangs_up_is_fenced_though_memory_runs_out(name: str, group: str) -> None:
+    """The last such call of a guest's life belongs to the end of a connection of a guest that lives."""
+    if not can_mount() or not tracer.can_trace():
+        pytest.skip("fault injection needs root, /dev/fuse and strace")
+    with player.temporary_world() as world:
+        last = [
+            point
+            for point in player.record(world, "life")
+            if point.thread == MAIN
+            and (point.fault.name, point.fault.error) == (name, "ENOMEM")
+            and group in point.group
+        ][-1]
+        result = player.play(world, last)
+    assert result.hit is not None
+    assert result.finding is None

@@ -21,6 +21,10 @@ _MORE_BYTES = 24 << 20
 """How much more memory the daemon may have after many points than at its start. Python keeps memory that is free."""
 
 
+_THREADS_MAX = 8
+"""More threads than ever work at the same time here. Idle ones end after ten seconds."""
+
+
 class World:
     """The file systems stay. The daemon is started anew where a point has left it unclean.
 
@@ -195,7 +199,9 @@ class World:
             "descriptors stay open",
             seconds,
         )
-        require(checks.threads(self.daemon) <= 3, f"{checks.threads(self.daemon)} threads are left")
+        require(
+            checks.threads(self.daemon) <= _THREADS_MAX, f"{checks.threads(self.daemon)} threads are left"
+        )
         more = checks.resident_bytes(self.daemon) - self._bytes
         require(more < _MORE_BYTES, f"the daemon has {more} more bytes of memory")
 
