@@ -4,8 +4,10 @@ A conftest.py imports those that the tests of its directory use.
 """
 
 import os
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from lockd.engines.files.slow_mounts import SlowMounts
 from tests.outsider import Outsider
 from tests.private_mounts import can_mount, mount, private_mounts
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -91,3 +94,34 @@ def slow_mounts(kinds: Mapping[str, str]) -> SlowMounts:
     mounts = SlowMounts()
     mounts.refresh(mountinfo(kinds))
     return mounts
+
+
+@contextmanager
+def partitioned(file: Path) -> Iterator[tuple[Path, Path, list[Path]]]:
+    """Make a loop device with two partitions.
+
+    :param file: the file to make and to put the device on.
+    :yields: the file, the node of the device, and those of its partitions.
+    """
+    file.touch()
+    os.truncate(file, 1 << 20)
+    table = bytearray(512)
+    for number, first in enumerate((64, 1024)):  # status, address, type, address, first sector, sectors: MBR
+        struct.pack_into("<B3sB3sII", table, 446 + 16 * number, 0, b"", 0x83, b"", first, 512)
+    table[510:] = b"\x55\xaa"
+    with file.open("r+b") as written:
+        written.write(table)
+    command = ["losetup", "--find", "--show", "--partscan", str(file)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a block device needs losetup: {made.stderr.strip()}")
+    disk = Path(made.stdout.strip())
+    try:
+        # A kernel need not know the table: partx(8) reads it, and tells the kernel of the partitions.
+        subprocess.run(["partx", "--add", str(disk)], capture_output=True, check=False)
+        partitions = [Path(f"{disk}p{number}") for number in (1, 2)]
+        wait_until(lambda: all(partition.exists() for partition in partitions), "the partitions are there")
+        yield file, disk, partitions
+    finally:
+        subprocess.run(["partx", "--delete", str(disk)], check=False)
+        subprocess.run(["losetup", "--detach", str(disk)], check=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from lockd.engines.files import file_lock, lockspaces
 from lockd.engines.files.inodes import NOT_OPEN, BlockDevice, Claim, Claimed, Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.block_devices import relations_of
 from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
@@ -160,11 +161,15 @@ class FilesEngine(Engine):
         if is_block_device(claim.identity):
             # virtlockd does not tell, and a lockd before this one served block devices on the spot.
             resource.queue = device_queue(claim.identity)
+            self._inodes.relate(claim, relations_of(claim.identity, self._is_local))
         for parked in facts.get("parked", ()):
             with suppress(OSError):
                 os.set_inheritable(parked, False)
                 self._inodes.park(parked, claim)
         return claim
+
+    def _is_local(self, path: str) -> bool:
+        return self._mounts.slow_mount(f"{path}/") is None
 
     def lost(self, resource: Resource) -> Hold:
         """Return what stands for the hold of a lock that is gone. See ``Engine.lost``."""

@@ -17,6 +17,8 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final
 
+from lockd.engines.files.related_devices import RelatedDevices
+from lockd.linux.block_devices import Relations, relations_of
 from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
@@ -126,6 +128,8 @@ class Inodes:
         self._parked = 0
         # By path, of the files that ``open`` has opened: whether the path can lead to a regular file only.
         self._regular: dict[str, bool] = {}
+        self._related: RelatedDevices[Claim] = RelatedDevices()
+        self._devices = 0  # how many claims are in it, as that is asked for each file
         # Descriptors of new files whose identity the file system did not tell.
         self._unidentified: list[int] = []
 
@@ -169,6 +173,8 @@ class Inodes:
         if not _is_regular(status[_MODE]):
             del self._regular[path]
             self._refuse_opened(claim, status, path)
+        if self._devices:
+            self._refuse_related(claim)
         return claim
 
     def _learn(self, path: str, claim: Claim) -> None:
@@ -242,7 +248,7 @@ class Inodes:
         :param lockable: whether to open a regular file or a block device only.
         :param device: the one block device that may be opened, as this call is in its queue; None if none may.
         :returns: the new claim.
-        :raises Claimed: the inode is claimed already.
+        :raises Claimed: the inode is claimed already, or that of a block device or a file with the same data.
         :raises BlockDevice: it is another block device.
         :raises OSError: open(2) failed, or it is neither a regular file nor a block device.
         """
@@ -266,11 +272,14 @@ class Inodes:
         try:
             status = _fstat(pin)
             identity = identity_of(status)
+            relations: Relations | None = None
             if lockable:
                 _check_kind(status, path)
-                if is_block_device(identity) and identity != device:
-                    raise BlockDevice(identity)
-            claim = self._claim(holder, identity)
+                if is_block_device(identity):
+                    if identity != device:
+                        raise BlockDevice(identity)
+                    relations = relations_of(identity)
+            claim = self._claim(holder, identity, relations)
             if claim.fd == NOT_OPEN:
                 try:
                     claim.fd = _open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
@@ -348,6 +357,15 @@ class Inodes:
         """
         return self._claims.get(claim.identity) is claim
 
+    def relate(self, claim: Claim, relations: Relations) -> None:
+        """Enter what an adopted block device is related to.
+
+        :param claim: the claim on the device.
+        :param relations: its relations.
+        """
+        with self._mutex:
+            self._add_device(claim, relations)
+
     def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:
         """Claim the inode of a descriptor that is open already.
 
@@ -424,16 +442,45 @@ class Inodes:
         self._park(claim.fd, present)
         raise Claimed(present)
 
-    def _claim(self, holder: Any, identity: Identity) -> Claim:
-        claim = Claim(holder, identity, NOT_OPEN)
+    def _claim(self, holder: Any, identity: Identity, relations: Relations | None = None) -> Claim:
+        claim = Claim(ABANDONED, identity, NOT_OPEN)
         with self._mutex:
-            present = self._claims.setdefault(identity, claim)
-            if present is not claim and present.holder is ABANDONED:
-                present.holder = holder
-                return present
-        if present is not claim:
-            raise Claimed(present)
+            claim = self._claims.setdefault(identity, claim)
+            if claim.holder is not ABANDONED:
+                raise Claimed(claim)
+            claim.holder = holder
+            if relations is not None:
+                self._add_device(claim, relations)
+            if self._devices:
+                related = self._related.in_the_way(claim, relations, self._claims)
+                if related is not None:
+                    self._remove_device(claim)
+                    claim.holder = ABANDONED
+                    if claim.fd == NOT_OPEN:
+                        del self._claims[identity]
+                    raise Claimed(related)
         return claim
+
+    def _refuse_related(self, claim: Claim) -> None:
+        """End the claim on a file that was just opened, if a block device with the same data is claimed.
+
+        Nobody else had a claim on the file, so closing it ends no lock (Invariant 1).
+        """
+        with self._mutex:
+            related = self._related.in_the_way(claim, None, self._claims)
+        if related is not None:
+            self.close(claim)
+            raise Claimed(related)
+
+    def _add_device(self, claim: Claim, relations: Relations) -> None:
+        """Enter a claim on a block device. The caller holds the mutex."""
+        self._related.add(claim, relations)
+        self._devices = len(self._related)
+
+    def _remove_device(self, claim: Claim) -> None:
+        """Remove a claim if it is on a block device. The caller holds the mutex."""
+        self._related.remove(claim)
+        self._devices = len(self._related)
 
     def park(self, fd: int, claim: Claim) -> None:
         """Keep a further descriptor of a claimed inode open until the claim ends (Invariant 1).
@@ -457,6 +504,8 @@ class Inodes:
             if claim.parked is not None:
                 self._close_parked(claim.parked)
             del self._claims[claim.identity]
+            if self._devices:
+                self._remove_device(claim)
         finally:
             self._mutex.release()
 
