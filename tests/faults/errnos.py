@@ -68,6 +68,7 @@ _PAGES = {
     ("unlink", ""): ("unlink", f"{_PATH} {_FILE_SERVER} EBUSY EISDIR EPERM EROFS"),
     ("unlinkat", ""): ("unlink", f"{_PATH} {_FILE_SERVER} EBUSY EISDIR EPERM EROFS"),
     ("mkdir", ""): ("mkdir", f"{_PATH} EDQUOT EEXIST EINVAL EIO EMLINK ENOSPC EPERM EROFS"),
+    ("mkdirat", ""): ("mkdir", f"{_PATH} EDQUOT EEXIST EINVAL EIO EMLINK ENOSPC EPERM EROFS"),
     ("mknod", ""): ("mknod", f"{_PATH} EDQUOT EEXIST EINVAL EIO ENOSPC EPERM EROFS"),
     ("mknodat", ""): ("mknod", f"{_PATH} EDQUOT EEXIST EINVAL EIO ENOSPC EPERM EROFS"),
     ("rename", ""): (
@@ -115,6 +116,36 @@ _PAGES = {
 
 PAGES = {name: page for (name, _), (page, _) in _PAGES.items()}
 """The manual page of each call that is played."""
+
+NOT_PLAYED = frozenset(
+    [
+        "brk",
+        "clock_nanosleep",
+        "exit",
+        "futex",
+        "geteuid",
+        "getpid",
+        "getsockname",
+        "gettid",
+        "getuid",
+        "ioctl",
+        "lseek",
+        "madvise",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "prctl",
+        "restart_syscall",
+        "rseq",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "sched_yield",
+        "set_robust_list",
+        "umask",
+    ]
+)
+"""The calls of a guest's life that are left out, for the reasons above. An ioctl here sets a flag of a descriptor, and a
+lseek goes to a place in a file that is open."""
 
 
 def errnos_of(call: Call) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.faults import life, player, tracer
 from tests.faults.checks import Finding, nothing_given_away, table_and_kernel_agree
+from tests.faults.errnos import NOT_PLAYED, PAGES
 from tests.faults.peer import Peer, PeerLost
 from tests.faults.tracer import Fault
 from tests.faults.world import World
@@ -122,3 +123,10 @@ def test_the_main_thread_calls_nothing_on_a_slow_file_system(world: World, guest
     calls = tracer.calls(world.trace)
     assert [call for call in calls if slow.search(call.text) and call.thread != world.daemon.pid]
     assert not [call for call in calls if slow.search(call.text) and call.thread == world.daemon.pid]
+
+
+def test_each_call_is_played_or_left_out_for_a_reason(world: World, guest: Peer) -> None:
+    world.warm_up()
+    with tracer.recorded(world.daemon.pid, world.trace):
+        life.play(world)
+    assert {call.name for call in tracer.calls(world.trace)} <= PAGES.keys() | NOT_PLAYED
