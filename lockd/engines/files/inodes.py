@@ -41,8 +41,8 @@ _NEW: Final = os.O_RDWR | _EXCLUSIVELY
 _MODE: Final = 0
 _LINKS: Final = 3
 
-_is_regular: Final = stat.S_ISREG
 _KIND: Final = 0o170000  # S_IFMT of inode(7)
+_REGULAR: Final = stat.S_IFREG
 
 _UNOPENED: Final = {
     # As open(2) says it. A link is left to a worker thread.
@@ -170,7 +170,7 @@ class Inodes:
             self._unidentified.append(fd)
             raise
         claim = self._claim_open(Claim(holder, identity_of(status), fd))
-        if not _is_regular(status[_MODE]):
+        if status[_MODE] & _KIND != _REGULAR:
             del self._regular[path]
             self._refuse_opened(claim, status, path)
         if self._devices:
@@ -184,7 +184,7 @@ class Inodes:
             status = _fstat(claim.fd)
         except OSError:
             return  # the file is claimed all the same, and pinned again the next time
-        self._regular[path] = _is_regular(status[_MODE]) and not others_can_replace(path)
+        self._regular[path] = status[_MODE] & _KIND == _REGULAR and not others_can_replace(path)
 
     def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> None:
         """Close what should not have been opened, if it is neither a regular file nor a block device."""
