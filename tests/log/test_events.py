@@ -25,14 +25,17 @@ def test_a_release_of_what_nobody_holds_is_answered_as_an_error_and_not_logged_a
     disk, common = tmp_path / "disk", tmp_path / "common"
     for file in (disk, common):
         file.touch()
-    with private_daemon(tmp_path / "daemon") as daemon:
-        with RawClient(daemon) as client, RawClient(daemon, NOBODY + 1) as sharer:
-            assert client.acquire(disk) is None
-            assert sharer.acquire(common, flags=SHARED) is None
-            with RawClient(daemon) as libvirtd:
-                assert libvirtd.release(disk) is None
-                assert libvirtd.release(disk) == f"resource busy: Lockspace resource '{disk}' is not locked"
-            assert "error" not in daemon.log.read_text()
-            # It is an error if somebody else holds it.
-            assert client.release(common) is not None
-            assert "does not hold the resource lock" in daemon.log.read_text()
+    with (
+        private_daemon(tmp_path / "daemon") as daemon,
+        RawClient(daemon) as client,
+        RawClient(daemon, NOBODY + 1) as sharer,
+    ):
+        assert client.acquire(disk) is None
+        assert sharer.acquire(common, flags=SHARED) is None
+        with RawClient(daemon) as libvirtd:
+            assert libvirtd.release(disk) is None
+            assert libvirtd.release(disk) == f"resource busy: Lockspace resource '{disk}' is not locked"
+        assert "error" not in daemon.log.read_text()
+        # It is an error if somebody else holds it.
+        assert client.release(common) is not None
+        assert "does not hold the resource lock" in daemon.log.read_text()
