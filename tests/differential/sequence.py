@@ -187,13 +187,18 @@ class Sequence:
                 fcntl.lockf(fd, mode | fcntl.LOCK_NB, 1)
 
     def _change_files_outside(self) -> None:
-        if self._random.random() < 0.5:
-            path = self._random.choice(vocabulary.FILES_REMOVED_BY_OTHERS)
+        """Remove or replace a file that no daemon holds: lockd would notice that some time later, on purpose."""
+        removes = self._random.random() < 0.5
+        path = self._random.choice(
+            vocabulary.FILES_REMOVED_BY_OTHERS if removes else vocabulary.IMAGES_REPLACED_BY_OTHERS
+        )
+        if any(path == file for side in self._pair.sides for file, *_ in side.locks()):
+            return
+        if removes:
             self._note(f"remove {path} outside")
             for file in self._both(path):
                 file.unlink(missing_ok=True)
         else:
-            path = self._random.choice(vocabulary.IMAGES_REPLACED_BY_OTHERS)
             self._note(f"replace {path} outside")
             for file in self._both(path):
                 new = Path(f"{file}.new")
