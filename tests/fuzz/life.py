@@ -123,6 +123,8 @@ class Life:
     def _guest(self) -> PeerProcess:
         guest = PeerProcess([self._lock_socket])
         self._stack.callback(guest.end)
+        if not guest.connections:
+            raise Unanswered("the daemon accepts no connection of a guest")
         return guest
 
     def _dismiss(self, guest: PeerProcess) -> None:
