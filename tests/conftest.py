@@ -45,6 +45,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """An empty file that stands for the disk of a guest."""
+    path = tmp_path / "disk"
+    path.touch()
+    return path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest tests first."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))

@@ -26,13 +26,6 @@ Connect = Callable[[Path], Awaitable[Any]]
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
-@pytest.fixture
 def resource(disk: Path) -> Resource:
     return Resource("", str(disk))
 

@@ -116,13 +116,6 @@ def test_calls_that_come_faster_than_they_are_served_do_not_pile_up(daemon: Priv
         assert memory_peak(daemon.pid) - before < MEGABYTE
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def test_many_calls_of_one_client_do_not_keep_the_others_waiting(daemon: PrivateDaemon, disk: Path) -> None:
     """Both send while the daemon is stopped.
 

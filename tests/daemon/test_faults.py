@@ -31,13 +31,6 @@ def guest(daemon: PrivateDaemon) -> Iterator[Guest]:
         yield running
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def call(procedure: int, payload: bytes = b"") -> bytes:
     return encode(faulty_daemon.PROGRAM, faulty_daemon.VERSION, procedure, FrameType.CALL, 0, payload=payload)
 

@@ -10,13 +10,6 @@ from lockd.linux.proc_locks import RecordLock, descriptor_locks, posix_locks
 from tests.outsider import Outsider
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def test_the_locks_of_a_process_are_its_own_alone(disk: Path, tmp_path: Path, outsider: Outsider) -> None:
     other = tmp_path / "other"
     other.touch()

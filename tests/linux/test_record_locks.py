@@ -10,13 +10,6 @@ from tests.kernel_locks import KernelLock, locks_on
 from tests.outsider import Outsider
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def test_locks_are_on_byte_0_alone(disk: Path) -> None:
     fd = os.open(disk, os.O_RDWR)
     record_locks.lock_shared(fd)

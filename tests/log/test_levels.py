@@ -16,13 +16,6 @@ def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
         yield daemon
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def _log_some(daemon: PrivateDaemon, disk: Path) -> None:
     """Make the daemon log an error, two messages at level info about a lock, and debug messages."""
     log_an_error(daemon)

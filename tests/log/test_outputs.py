@@ -29,13 +29,6 @@ _UNREAD_STDERR = (
 )
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 class Receiver:
     """A datagram socket that receives log messages. Its path has to be short."""
 

@@ -24,13 +24,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
-@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
     with private_daemon(tmp_path / "daemon") as running:
         yield running

@@ -42,13 +42,6 @@ def client(daemon: PrivateDaemon) -> Iterator[RawClient]:
         yield client
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.write_bytes(b"")
-    return path
-
-
 def busy(disk: Path, who: str) -> str:
     return f"resource busy: Lockspace resource '{disk}' is locked by {who}"
 

@@ -21,13 +21,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
-@pytest.fixture
 def container() -> Iterator[Container]:
     with Container() as container:
         yield container

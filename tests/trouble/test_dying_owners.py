@@ -25,13 +25,6 @@ from tests.waiting import wait_until
 NO_PROCESS = 4194303  # one below the largest pid_max (proc(5)): not in use
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def can_acquire(guest: Guest, path: Path) -> bool:
     try:
         guest.acquire(path)

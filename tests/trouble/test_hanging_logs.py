@@ -23,13 +23,6 @@ def file(filesystem: HangingFilesystem) -> Path:
     return filesystem.path / "log"
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
 def test_a_log_file_is_opened_when_its_file_system_answers(
     filesystem: HangingFilesystem, daemon: PrivateDaemon, file: Path, disk: Path
 ) -> None:

@@ -41,13 +41,6 @@ def times_logged(daemon: PrivateDaemon, text: str) -> int:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk"
-    path.touch()
-    return path
-
-
-@pytest.fixture
 def link(tmp_path: Path, disk: Path) -> Path:
     """A symbolic link to the disk: it may lead anywhere, so a thread opens it."""
     path = tmp_path / "link"
