@@ -79,17 +79,23 @@ def nobody_killed(peers: Iterable[Peer]) -> None:
 
 def nothing_given_away(daemon: PrivateDaemon, peers: Iterable[Peer], outsider: Outsider) -> None:
     """Check that nobody else can lock a file that a living peer relies on, and that the table has it."""
+    living = [peer for peer in peers if not peer.guest.is_dead]
+    nothing_free(living, outsider)
     known = table(daemon)
+    for peer in living:
+        for path in sorted(peer.relies_on):
+            require(
+                peer.pid in known.get(path, ()), f"{path.name} is not in the table, and {peer} relies on it"
+            )
+
+
+def nothing_free(peers: Iterable[Peer], outsider: Outsider) -> None:
+    """Check that nobody else can lock a file that a peer relies on."""
     for peer in peers:
-        if peer.guest.is_dead:
-            continue
         for path in sorted(peer.relies_on):
             free = outsider.lock(path, "WRITE")
             outsider.unlock_all()
             require(not free, f"{path.name} is free for other programs, and {peer} relies on it")
-            require(
-                peer.pid in known.get(path, ()), f"{path.name} is not in the table, and {peer} relies on it"
-            )
 
 
 def table_and_kernel_agree(
