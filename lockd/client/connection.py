@@ -160,6 +160,9 @@ class LockConnection:
         :returns: the descriptor, to be closed by the caller.
         """
         self._ended = True
+        if self._calls.held:
+            # Another connection of this process must not be closed meanwhile.
+            self._calls.leave_open()
         descriptor = self._stream.detach()
         os.set_inheritable(descriptor, True)
         return descriptor

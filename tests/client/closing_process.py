@@ -100,6 +100,16 @@ def closed_beside_another_connection() -> None:
     KEPT.append(holder)
 
 
+def closed_beside_a_detached_connection() -> None:
+    holder = connect()
+    holder.acquire(DISK)
+    holder.detach()
+    del holder
+    with connect() as connection:
+        connection.acquire(OTHER)
+    wait_for_daemon()
+
+
 def closed_when_restricted() -> None:
     with connect() as connection:
         connection.acquire(DISK)

@@ -99,10 +99,11 @@ def test_holding_waits_no_longer_than_it_should(daemon: PrivateDaemon, disks: li
         assert left_locked(daemon, disks) == []
 
 
+@pytest.mark.parametrize("scene", ["closed_beside_another_connection", "closed_beside_a_detached_connection"])
 def test_closing_a_connection_keeps_the_locks_of_another_one(
-    daemon: PrivateDaemon, disks: list[Path]
+    daemon: PrivateDaemon, disks: list[Path], scene: str
 ) -> None:
     """The daemon would take the end of either connection for the end of the process, and kill it."""
-    with closing("closed_beside_another_connection", daemon, disks):
+    with closing(scene, daemon, disks):
         assert left_locked(daemon, disks) == ["disk"]
     wait_until(lambda: left_locked(daemon, disks) == [], "the locks end with the process")

@@ -196,11 +196,17 @@ class World:
                 seconds,
             )
             checks.all_free(self.files, self.outsider)
-        soon(
-            lambda: len(checks.descriptors(self.daemon)) <= self._descriptors + leaked,
-            "descriptors stay open",
-            seconds,
-        )
+        try:
+            soon(
+                lambda: len(checks.descriptors(self.daemon)) <= self._descriptors + leaked,
+                "descriptors stay open",
+                seconds,
+            )
+        except checks.Finding as finding:
+            opened = sorted(checks.descriptors(self.daemon).values())
+            raise checks.Finding(
+                f"{finding}, {len(opened)} instead of {self._descriptors}: {opened}"
+            ) from None
         require(
             checks.threads(self.daemon) <= _THREADS_MAX, f"{checks.threads(self.daemon)} threads are left"
         )

@@ -14,7 +14,7 @@ from typing import Any, Final
 from lockd.engines.files import file_lock, lockspaces
 from lockd.engines.files.inodes import NOT_OPEN, BlockDevice, Claim, Claimed, Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
-from lockd.linux.block_devices import relations_of
+from lockd.linux.block_devices import Relations, relations_of
 from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
@@ -84,8 +84,12 @@ class FilesEngine(Engine):
         claim = _claim_of(resource.hold)
         if not claim.is_open:
             return None  # the lock was lost
-        if resource.queue is not None:
-            return Later(resource.queue, partial(file_lock.drop, self._inodes, resource, claim))
+        queue = resource.queue
+        if queue is None and resource.autocreate:
+            # The lease file is removed by its path. A slow file system may have been mounted over its directory since.
+            queue = self._mounts.slow_mount(resource.path)
+        if queue is not None:
+            return Later(queue, partial(file_lock.drop, self._inodes, resource, claim))
         file_lock.drop(self._inodes, resource, claim)
         return None
 
@@ -112,9 +116,12 @@ class FilesEngine(Engine):
 
     def _now_or_later(self, path: str, work: Callable[[], None]) -> Later[None] | None:
         # A path with a NUL byte is refused by the work itself.
-        slow_mount = None if "\0" in path else self._mounts.slow_mount(f"{path}/")
-        if slow_mount is not None:
-            return Later(slow_mount, work)
+        queue = None if "\0" in path else self._mounts.slow_mount(path)
+        if queue is None and os.path.islink(path):
+            # It may lead anywhere, also to a server that hangs.
+            queue = self._mounts.slow_mount(f"{path}/") or _directory_of(path)
+        if queue is not None:
+            return Later(queue, work)
         try:
             work()
         except TryAgain:
@@ -130,12 +137,16 @@ class FilesEngine(Engine):
     def describe(self, resource: Resource) -> dict[str, Any]:
         """Return the facts of a resource's locked file. See ``Engine.describe``."""
         claim = _claim_of(resource.hold)
-        return {
+        facts: dict[str, Any] = {
             "fd": claim.fd,
             "slow_mount": resource.queue,
             "identity": list(claim.identity),
             "parked": claim.parked or [],
         }
+        relations = self._inodes.relations(claim)
+        if relations is not None:
+            facts["relations"] = [list(relations.own), list(relations.below)]
+        return facts
 
     def adopt(self, resource: Resource, facts: Mapping[str, Any]) -> Hold:
         """Go on with an inherited descriptor of a locked file. See ``Engine.adopt``.
@@ -150,6 +161,8 @@ class FilesEngine(Engine):
             identity = tuple(facts["identity"])
         else:
             resource.queue = self._mounts.slow_mount(f"{resource.path}/")
+            if resource.queue is None and os.path.islink(resource.path):
+                resource.queue = _directory_of(resource.path)
         # The next exec closes it again, unless the program then says otherwise.
         os.set_inheritable(fd, False)
         if identity is not None and resource.queue is None and identity_of(os.fstat(fd)) != identity:
@@ -161,12 +174,22 @@ class FilesEngine(Engine):
         if is_block_device(claim.identity):
             # virtlockd does not tell, and a lockd before this one served block devices on the spot.
             resource.queue = device_queue(claim.identity)
-            self._inodes.relate(claim, relations_of(claim.identity, self._is_local))
+            self._inodes.relate(claim, self._relations(claim, facts))
         for parked in facts.get("parked", ()):
             with suppress(OSError):
                 os.set_inheritable(parked, False)
                 self._inodes.park(parked, claim)
         return claim
+
+    def _relations(self, claim: Claim, facts: Mapping[str, Any]) -> Relations:
+        """Return what an adopted block device is related to, as the program before has told, or as sysfs tells."""
+        if "relations" not in facts:
+            return relations_of(claim.identity, self._is_local)
+        own, below = (
+            frozenset(data if isinstance(data, str) else (data[0], data[1]) for data in datas)
+            for datas in facts["relations"]
+        )
+        return Relations(own, below)
 
     def _is_local(self, path: str) -> bool:
         return self._mounts.slow_mount(f"{path}/") is None
@@ -215,9 +238,11 @@ class FilesEngine(Engine):
         claim = _claim_of(resource.hold)
         if not claim.is_open:
             return None  # there is no lock that it could name
-        if resource.queue is not None:
-            return Later(resource.queue, partial(file_lock.path_doubt, claim, resource.path))
-        return file_lock.path_doubt(claim, resource.path)
+        # A slow file system may have been mounted over the directory since.
+        queue = resource.queue or self._mounts.slow_mount(resource.path)
+        if queue is not None:
+            return Later(queue, partial(file_lock.path_doubt, claim, resource.path, may_follow=True))
+        return file_lock.path_doubt(claim, resource.path, may_follow=False)
 
     def take_anew(self, resource: Resource) -> Later[Hold]:
         """Lock the file that has come in place of a lease file, or make it. See ``Engine.take_anew``."""

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.engines.files.inodes import BlockDevice, Claim, Claimed, Inodes
 from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.leases import break_seconds
 from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared
@@ -22,6 +22,7 @@ _OPEN: Final = os.O_RDWR
 _OPEN_OR_CREATE: Final = os.O_RDWR | os.O_CREAT
 
 _stat: Final = os.stat
+_lstat: Final = os.lstat
 _unlink: Final = os.unlink
 
 
@@ -75,7 +76,7 @@ def _take(inodes: Inodes, resource: Resource, device: Identity | None, *, pinned
             raise opening_failed(SystemCallFailed(_what_failed(resource, error), error)) from None
         try:
             lock(claim.fd, resource)
-            if not autocreate or _still_named(claim, path):
+            if not autocreate or _still_named(claim, path, may_follow=pinned):
                 return claim
         except BaseException:
             _give_up(inodes, resource, claim)
@@ -139,23 +140,33 @@ def take_anew(inodes: Inodes, resource: Resource, claim: Claim) -> Claim:
         device = _stat(os.path.dirname(resource.path)).st_dev
     except OSError as error:
         raise SystemCallFailed(action, error) from None
+    elsewhere = OSError(errno.EXDEV, "it is on another file system now")
     if device != claim.identity[0]:
-        raise SystemCallFailed(action, OSError(errno.EXDEV, "its directory is on another file system now"))
-    new = take_pinned(inodes, resource)
+        raise SystemCallFailed(action, elsewhere)
+    try:
+        new = take_pinned(inodes, resource)
+    except BlockDevice:
+        raise SystemCallFailed(action, OSError(errno.ENOTBLK, "it is a block device now")) from None
+    if new.identity[0] != claim.identity[0]:
+        # The path is a symbolic link now.
+        with suppress(OSError):
+            inodes.unlock_and_close(new)
+        raise SystemCallFailed(action, elsewhere)
     # No other lock ends with this one: the two claims are on two inodes (Invariant 1).
     _give_up(inodes, resource, claim)
     return new
 
 
-def path_doubt(claim: Claim, path: str) -> str | None:
+def path_doubt(claim: Claim, path: str, may_follow: bool) -> str | None:
     """Return why a path no longer names a claimed file.
 
     :param claim: the claim on the file.
     :param path: the path.
+    :param may_follow: see ``is_named``.
     :returns: None if it does name it.
     """
     try:
-        status = _stat(path)
+        status = _stat(path) if may_follow else _lstat(path)
     except FileNotFoundError:
         return "the path names no file any more"
     except OSError as error:
@@ -192,23 +203,25 @@ def _outsider(fd: int, path: str) -> Outsider | None:
     return None if pid is None else Outsider(pid, path)
 
 
-def _still_named(claim: Claim, path: str) -> bool:
+def _still_named(claim: Claim, path: str, may_follow: bool) -> bool:
     try:
-        return is_named(claim, path)
+        return is_named(claim, path, may_follow)
     except OSError as error:
         raise SystemCallFailed(f"Unable to check resource {path}", error) from None
 
 
-def is_named(claim: Claim, path: str) -> bool:
+def is_named(claim: Claim, path: str, may_follow: bool) -> bool:
     """Return whether a path names a claimed file.
 
     :param claim: the claim on the file.
     :param path: the path.
+    :param may_follow: whether to follow the last component, if it is a symbolic link: it may lead to a server that
+        hangs.
     :returns: False also where there is no such file.
     :raises OSError: the path cannot be followed, for another reason than that there is no such file (stat(2)).
     """
     try:
-        return identity_of(_stat(path)) == claim.identity
+        return identity_of(_stat(path) if may_follow else _lstat(path)) == claim.identity
     except FileNotFoundError:
         return False
 
@@ -248,7 +261,8 @@ def _remove(resource: Resource, claim: Claim) -> None:
         except (BlockingIOError, PermissionError):
             return  # another host still shares it
     # A file that somebody put in its place is not ours to remove: they may hold a lock on it.
-    if is_named(claim, resource.path):
+    # A link is followed in worker threads only.
+    if is_named(claim, resource.path, may_follow=resource.queue is not None):
         try:
             _unlink(resource.path)
         except FileNotFoundError:

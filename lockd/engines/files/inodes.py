@@ -357,6 +357,14 @@ class Inodes:
         """
         return self._claims.get(claim.identity) is claim
 
+    def relations(self, claim: Claim) -> Relations | None:
+        """Return what a claimed block device is related to.
+
+        :param claim: the claim.
+        :returns: its relations; None if it is not on a block device.
+        """
+        return self._related.relations(claim)
+
     def relate(self, claim: Claim, relations: Relations) -> None:
         """Enter what an adopted block device is related to.
 

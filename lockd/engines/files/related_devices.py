@@ -36,6 +36,14 @@ class RelatedDevices(Generic[Claim]):
     def __len__(self) -> int:
         return len(self._relations)
 
+    def relations(self, claim: Claim) -> Relations | None:
+        """Return what a claim was entered with.
+
+        :param claim: the claim.
+        :returns: its relations; None if it is not on a block device.
+        """
+        return self._relations.get(claim)
+
     def add(self, claim: Claim, relations: Relations) -> None:
         """Enter a claim on a block device.
 

@@ -1,5 +1,6 @@
 """Adopted locks are compared with those that the kernel lists, and with the files that their paths name."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -14,7 +15,7 @@ from lockd.locks.engine import Hold, Later
 from lockd.locks.errors import Busy, SystemCallFailed
 from lockd.locks.resource import LOST, Resource
 from tests.kernel_locks import KernelLock, locks_on
-from tests.lock_fixtures import mount_local, slow_mounts
+from tests.lock_fixtures import mount_local, mountinfo, slow_mounts
 from tests.outsider import Outsider
 
 
@@ -181,9 +182,33 @@ def test_a_path_that_names_no_longer_the_locked_file_is_a_doubt(adopted: Adopted
     adopted.path.touch()
     assert adopted.engine.path_doubt(disk) == "the path names another file than the locked one"
     adopted.path.unlink()
+    # A link is not followed here: it may lead to a server that hangs.
     adopted.path.symlink_to(adopted.path.name)
-    assert adopted.engine.path_doubt(disk) == "the path cannot be followed: Too many levels of symbolic links"
+    assert adopted.engine.path_doubt(disk) == "the path names another file than the locked one"
     assert adopted.engine.drop(disk) is None
+
+
+def test_a_directory_that_is_hidden_by_a_slow_mount_is_looked_at_by_a_worker_thread(tmp_path: Path) -> None:
+    mounts = slow_mounts({})
+    adopted = Adopted(tmp_path / "lease", mounts)
+    lease = adopted.resource(autocreate=True)
+    adopted.adopt(lease)
+    mounts.refresh(mountinfo({str(tmp_path): "nfs4"}))
+    assert isinstance(adopted.engine.path_doubt(lease), Later)
+    assert isinstance(adopted.engine.drop(lease), Later)
+    adopted.drop(lease)
+
+
+def test_an_adopted_path_that_is_a_link_is_followed_by_a_worker_thread(tmp_path: Path) -> None:
+    adopted = Adopted(tmp_path / "disk")
+    link = tmp_path / "link"
+    link.symlink_to(adopted.path)
+    disk = Resource("", str(link), str(link), adopted.engine, 0.0, shared=False, autocreate=False)
+    adopted.adopt(disk)
+    later = adopted.engine.path_doubt(disk)
+    assert isinstance(later, Later)
+    assert later.work() is None
+    adopted.drop(disk)
 
 
 def test_a_path_that_may_block_is_followed_by_a_worker_thread(tmp_path: Path) -> None:
@@ -205,11 +230,60 @@ def test_a_lease_is_not_taken_anew_on_another_file_system(tree: Path) -> None:
     lease = adopted.resource(autocreate=True)
     record_locks.lock_exclusive(adopted.adopt(lease).fd)
     mount_local(leases)
-    with pytest.raises(SystemCallFailed, match="its directory is on another file system now"):
+    with pytest.raises(SystemCallFailed, match="it is on another file system now"):
         adopted.engine.take_anew(lease).work()
     assert list(leases.iterdir()) == []
     assert adopted.engine.holds(lease)
     assert adopted.engine.drop(lease) is None
+
+
+def test_a_lease_is_not_taken_anew_behind_a_link_to_another_file_system(tree: Path, tmp_path: Path) -> None:
+    adopted = Adopted(tree / "lease")
+    lease = adopted.resource(autocreate=True)
+    record_locks.lock_exclusive(adopted.adopt(lease).fd)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    adopted.path.unlink()
+    adopted.path.symlink_to(elsewhere)
+    with pytest.raises(SystemCallFailed, match="it is on another file system now"):
+        adopted.engine.take_anew(lease).work()
+    assert locks_on(elsewhere) == []
+    assert adopted.engine.holds(lease)
+    assert adopted.engine.drop(lease) is None
+
+
+def test_a_block_device_in_place_of_a_lease_is_not_locked(adopted: Adopted, device: Path) -> None:
+    lease = adopted.resource(autocreate=True)
+    record_locks.lock_exclusive(adopted.adopt(lease).fd)
+    adopted.path.unlink()
+    adopted.path.symlink_to(device)
+    with pytest.raises(SystemCallFailed, match="it is a block device now"):
+        adopted.engine.take_anew(lease).work()
+    assert adopted.engine.holds(lease)
+    assert adopted.engine.drop(lease) is None
+
+
+def test_what_a_device_is_related_to_is_handed_over(adopted: Adopted, device: Path, tmp_path: Path) -> None:
+    """The next program cannot ask for the file of a loop device that is on a slow file system."""
+    image = tmp_path / "device.img"
+    disk = Resource("", str(device), str(device), adopted.engine, 0.0, shared=False, autocreate=False)
+    work = adopted.engine.take(disk)
+    while isinstance(work, Later):
+        work = work.work()
+    disk.hold = work
+    facts = adopted.engine.describe(disk) | {"fd": os.open(device, os.O_RDWR)}
+    after = Adopted(tmp_path / "other", slow_mounts({str(tmp_path): "nfs4"}))
+    same = Resource("", str(device), str(device), after.engine, 0.0, shared=False, autocreate=False)
+    same.hold = after.engine.adopt(same, json.loads(json.dumps(facts)))
+    backing = Resource("", str(image), str(image), after.engine, 0.0, shared=False, autocreate=False)
+    later = after.engine.take(backing)
+    assert isinstance(later, Later)
+    with pytest.raises(Busy):
+        later.work()
+    for held in (disk, same):
+        release = held.engine.drop(held)
+        assert release is not None
+        release.work()
 
 
 def test_there_is_no_path_for_a_lock_that_is_lost(adopted: Adopted) -> None:
