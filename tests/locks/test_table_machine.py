@@ -272,7 +272,10 @@ class TableMachine(RuleBasedStateMachine):
         key = self.key(place)
         existed = key[0] != str(self.directory / "unknown") and "\0" not in key[1] and self.exists(key)
         try:
-            assert self.engine.create(self.table.check_free(*key)) is None
+            later = self.engine.create(self.table.check_free(*key))
+            if later is not None:
+                assert os.path.islink(path_of(*key))
+                later.work()
         except Busy:
             assert key in self.held
         except (InvalidName, UnknownLockspace):

@@ -112,12 +112,16 @@ class FilesEngine(Engine):
 
     def delete(self, path: str, name: str) -> Later[None] | None:
         """Remove a resource's file. See ``Engine.delete``."""
-        return self._now_or_later(path, partial(lockspaces.delete_file, self._inodes, path, name))
+        return self._now_or_later(
+            path, partial(lockspaces.delete_file, self._inodes, path, name), follows=False
+        )
 
-    def _now_or_later(self, path: str, work: Callable[[], None]) -> Later[None] | None:
+    def _now_or_later(
+        self, path: str, work: Callable[[], None], *, follows: bool = True
+    ) -> Later[None] | None:
         # A path with a NUL byte is refused by the work itself.
         queue = None if "\0" in path else self._mounts.slow_mount(path)
-        if queue is None and os.path.islink(path):
+        if queue is None and follows and os.path.islink(path):
             # It may lead anywhere, also to a server that hangs.
             queue = self._mounts.slow_mount(f"{path}/") or _directory_of(path)
         if queue is not None:
