@@ -25,6 +25,21 @@ def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
     assert sum(result.hit is not None for result in results) > len(results) * 0.8
 
 
+def test_the_log_is_taken_over_though_the_mounts_cannot_be_asked_for() -> None:
+    """The log asks for them last. If it was lost, the next upgrade opened it once more, beside the old descriptor."""
+    if not can_mount() or not tracer.can_trace():
+        pytest.skip("fault injection needs root, /dev/fuse and strace")
+    with player.temporary_world() as world:
+        asking = [
+            point
+            for point in player.record(world, "adoption")
+            if (point.fault.name, point.fault.error) == ("openat", "EMFILE") and "mountinfo" in point.group
+        ]
+        for point in asking[-2:]:
+            assert player.play(world, point).finding is None
+            player.record(world, "adoption")
+
+
 @pytest.mark.parametrize(("name", "group"), [("read", "socket"), ("poll", "pidfd")])
 def test_a_guest_that_hangs_up_is_fenced_though_memory_runs_out(name: str, group: str) -> None:
     """The last such call of a guest's life belongs to the end of a connection of a guest that lives."""

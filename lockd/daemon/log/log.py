@@ -145,7 +145,7 @@ class Log:
 
     def _open(self, outputs: list[Output]) -> None:
         sinks: list[tuple[Level, Sink]] = []
-        mounts = SlowMounts()
+        mounts = _mounts()
         try:
             for output in outputs:
                 sinks.append((output.level, self._open_sink(output, mounts)))  # noqa: PERF401 - one may fail
@@ -165,16 +165,20 @@ class Log:
         for record in early or ():
             self.write(record)
 
-    def _open_sink(self, output: Output, mounts: SlowMounts) -> Sink:
+    def _open_sink(self, output: Output, mounts: SlowMounts | None) -> Sink:
         path = _file_of_standard_error() if output.destination == "stderr" else output.name
         if output.destination in {"file", "stderr"} and path is not None:
             make_directory = output == self._default_output
-            # The slash has the last component followed too: it may be a symbolic link.
-            mount = mounts.slow_mount(f"{path}/")
+            mount = _slow_mount(mounts, path)
             if mount is not None:
                 return SlowLogFile(path, mount, self._inodes, make_directory=make_directory)
             if output.destination == "file":
-                return LogFile.open(path, self._inodes, make_directory=make_directory)
+                file = LogFile.open(path, self._inodes, make_directory=make_directory)
+                if not file.users:
+                    return file
+                # A worker thread writes to it, and may close it: its file system may hang, by another path of it
+                # or as far as was known before.
+                return SlowLogFile(path, "/", self._inodes, make_directory=make_directory)
         return open_sink(output)
 
     def _start(self, file: SlowLogFile) -> None:
@@ -183,6 +187,9 @@ class Log:
 
     def _close_files_but(self, kept: set[LogFile], *, among: set[LogFile]) -> None:
         for file in among - kept:
+            if file.users:
+                continue  # a worker thread writes to it, and closes it
+            file.is_closing = True
             # This ends no lock (Invariant 1). The log has claimed the inode all the time, so nothing else in
             # this process has opened it or locked it.
             with suppress(OSError):
@@ -229,7 +236,7 @@ class Log:
 
         :param document: what ``describe`` returned in the program before. From virtlockd it is empty.
         """
-        mounts = SlowMounts()
+        mounts = _mounts()
         for fd, identity in zip_longest(document.get("files", ()), document.get("identities", ())):
             with suppress(OSError, Claimed):
                 self._adopt_file(fd, identity, mounts)
@@ -246,10 +253,10 @@ class Log:
         for file in _slow_files(self._sinks):
             file.resume(document.get("unwritten", {}).get(file.path, ""))
 
-    def _adopt_file(self, fd: int, identity: list[int] | None, mounts: SlowMounts) -> None:
+    def _adopt_file(self, fd: int, identity: list[int] | None, mounts: SlowMounts | None) -> None:
         os.set_inheritable(fd, False)
         path = target_of(fd)
-        mount = mounts.slow_mount(f"{path}/")
+        mount = _slow_mount(mounts, path)
         # If the identity is known, no call is made that may wait for a file server.
         file = LogFile(self._inodes.adopt(fd, None, tuple(identity) if identity else None))
         if mount is None:
@@ -260,6 +267,20 @@ class Log:
         slow = SlowLogFile(path, mount, self._inodes, file=file)
         self._start(slow)
         slow.retire()
+
+
+def _mounts() -> SlowMounts | None:
+    """Return which paths may block; None if that cannot be known now."""
+    try:
+        return SlowMounts()
+    except OSError:
+        return None
+
+
+def _slow_mount(mounts: SlowMounts | None, path: str) -> str | None:
+    """Return the mount point of a file's slow file system. If nothing is known, each file may be on a slow one."""
+    # The slash has the last component followed too: it may be a symbolic link.
+    return "/" if mounts is None else mounts.slow_mount(f"{path}/")
 
 
 class _ToLog(logging.Handler):
