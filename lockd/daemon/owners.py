@@ -108,7 +108,7 @@ class Owners:
         if process is not None and (process.was_dead or process.pid is None):
             return not process.was_dead and process.sessions > 0
         try:
-            pidfd = open_pidfd(key)
+            pidfd = open_pidfd(key if process is None or process.pid is None else process.pid)
         except OSError:
             return True
         if pidfd is None:
@@ -146,10 +146,7 @@ class Owners:
         :raises OSError: the process cannot be watched.
         """
         if subject.is_ended_peer:
-            # It is not stored: its pid may be that of another owner.
-            process = OwnerProcess(details.pid, details, subject.pid, None)
-            process.was_dead = process.ended = True
-            return process
+            return ended_owner(details)
         known = self._find(subject)
         if known is not None and _is_another(known, subject):
             self._release_ended(known)
@@ -164,11 +161,12 @@ class Owners:
         if known.pidfd is None:
             # The process was not seen before. It is another one perhaps, but then the first one is dead: it had
             # the same pid.
-            if subject.pidfd is not None:
-                known.pid, known.pidfd = subject.pid, subject.pidfd
+            known.pidfd = subject.pidfd
             known.was_dead = known.was_dead or subject.is_dead
             known.is_certain = subject.is_certain
             self._watch(known)
+            if subject.pidfd is not None:
+                known.pid = subject.pid
         elif subject.pidfd is not None:
             os.close(subject.pidfd)
         if known.place is None and subject.place is not None:
@@ -298,6 +296,17 @@ class Owners:
                 os.close(process.pidfd)
                 # The kernel may reuse the number at once, even for the pidfd of another owner.
                 process.pidfd = None
+
+
+def ended_owner(details: Owner) -> OwnerProcess:
+    """Return an owner whose process has ended. It is not stored: its pid may be that of another owner.
+
+    :param details: what a client said about the owner.
+    :returns: the owner, for which no call is carried out.
+    """
+    process = OwnerProcess(details.pid, details, details.pid, None)
+    process.was_dead = process.ended = True
+    return process
 
 
 def _is_another(known: OwnerProcess, subject: Subject) -> bool:

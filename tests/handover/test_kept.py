@@ -21,7 +21,7 @@ from tests.handover.conftest import MakeDisk, MakeGuest
 from tests.handover.program import Program, answers, said, upgrade
 from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
-from tests.trouble.guest import Refused
+from tests.trouble.guest import Guest, Refused
 from tests.waiting import wait_until
 
 PIPELINED = 150  # calls at once: more than are answered in one turn
@@ -167,6 +167,31 @@ def test_clients_stay_unregistered_or_restricted(
         assert b"lock owner details have not been registered" in read_replies(unregistered, 1)[0].payload
     with pytest.raises(Refused, match="connection has been restricted"):
         restricted.release(disk)
+
+
+def test_a_client_of_an_owner_that_has_ended_is_still_refused(
+    daemon: PrivateDaemon, make_disk: MakeDisk
+) -> None:
+    """The pid may be that of another process by then: the client must not act for that one."""
+    disk = make_disk()
+    with subprocess.Popen(["sleep", "1000"]) as owner:
+        libvirtd = Guest(daemon.socket, owner_pid=owner.pid)
+        owner.kill()
+    with libvirtd:
+        for _ in range(2):
+            wait_until(lambda: _is_refused(libvirtd, disk), "the end of the owner is noticed")
+            upgrade(daemon)
+        with pytest.raises(Refused, match="has ended"):
+            libvirtd.acquire(disk)
+
+
+def _is_refused(guest: Guest, disk: Path) -> bool:
+    try:
+        guest.acquire(disk)
+    except Refused:
+        return True
+    guest.release(disk)
+    return False
 
 
 def test_the_fencing_of_an_owner_goes_on(

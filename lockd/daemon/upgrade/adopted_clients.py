@@ -11,7 +11,7 @@ from uuid import UUID
 
 from lockd.daemon.identification import Unidentified
 from lockd.daemon.owner_process import OwnerProcess, Place
-from lockd.daemon.owners import Owners
+from lockd.daemon.owners import Owners, ended_owner
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import Server
 from lockd.daemon.session import Session
@@ -194,7 +194,7 @@ def _adopt_client(
         session.connected = extra.get("connected")
         session.restricted = bool(private["restricted"])
         if owner is not None:
-            _register(owners, session, owner, extra.get("owner"))
+            _register(owners, session, owner, extra)
         if owner is not None and session.owner is not None:
             numbers.add(owner.pid, session.owner)
         session.reader.resume(unread, extra.get("missing", 0))
@@ -204,11 +204,16 @@ def _adopt_client(
         raise
 
 
-def _register(owners: Owners, session: Session, details: Owner, key: int | None) -> None:
+def _register(owners: Owners, session: Session, details: Owner, extra: dict[str, Any]) -> None:
     """Have a client acquire and release for the owner that it had.
 
-    :param key: the owner's key; None if it is not known, as after virtlockd.
+    :param extra: what virtlockd does not tell: the owner's key, and whether the owner has ended.
     """
+    if extra.get("owner_ended"):
+        # Its pid may be that of another process now, for which this client must not act.
+        owners.attach(session, ended_owner(details))
+        return
+    key = extra.get("owner")
     known = None if key is None else owners.get(key)
     if known is not None:
         owners.attach(session, known)

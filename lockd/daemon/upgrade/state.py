@@ -150,6 +150,7 @@ def _client(session: Session) -> dict[str, Any]:
             "output": b64encode(output).decode(),
             # The key of an owner that has ended may belong to another one.
             "owner": None if owner is None or owner.ended else owner.key,
+            "owner_ended": owner is not None and owner.ended,
             "connected": session.connected,
         },
     }
