@@ -34,7 +34,7 @@ def acquired(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
     """Log that an owner acquired a lock.
 
     :param resource: the resource.
-    :param pid: the pid of the owner.
+    :param pid: the key of the owner: its pid, or a negative number if that is not known.
     :param owner: the owner, or None if only its pid is known.
     """
     _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, pid, owner)
@@ -44,7 +44,7 @@ def released(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
     """Log that a lock was released.
 
     :param resource: the resource.
-    :param pid: the pid of the owner whose holding was the last one.
+    :param pid: the key of the owner whose holding was the last one; see ``acquired``.
     :param owner: the owner, or None if only its pid is known.
     """
     _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, pid, owner)
@@ -68,7 +68,7 @@ def taken_over(resource: Resource, pid: int, owner: OwnerProcess | None) -> None
     """Log that a lock was kept during a live upgrade.
 
     :param resource: the resource.
-    :param pid: the pid of the owner.
+    :param pid: the key of the owner: its pid, or a negative number if that is not known.
     :param owner: the owner, or None if only its pid is known.
     """
     _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, pid, owner)
@@ -78,7 +78,7 @@ def released_by_force(resource: Resource, pid: int, owner: OwnerProcess | None) 
     """Log that an administrator releases a lock of an owner that has ended.
 
     :param resource: the resource.
-    :param pid: the pid of the owner.
+    :param pid: the key of the owner: its pid, or a negative number if that is not known.
     :param owner: the owner, or None if only its pid is known.
     """
     message = "%s is gone: an administrator releases its lock on %s"

@@ -55,7 +55,7 @@ class Locker:
     :param table: the lock table.
     :param slow_calls: runs work that may block.
     :param tasks: runs work whose end no caller waits for.
-    :param owner_of: returns the owner with a pid, or None if there is none.
+    :param owner_of: returns the owner with a key, or None if there is none.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Locker:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :param shared: whether others may hold it at the same time, if they acquire it shared too.
         :param autocreate: whether the resource's file is created for the lock, and removed with it.
         :param is_wanted: returns whether the client still waits for the lock. It is called after a worker
@@ -135,7 +135,7 @@ class Locker:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :returns: None if all is done, otherwise the continuation.
         :raises LockError: the owner has no holding of this resource.
         """
@@ -148,7 +148,7 @@ class Locker:
         This returns without waiting for slow file systems. If the owner has very many locks, the rest of them
         is released in a task, so that no client waits for that either (Invariant 3).
 
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         """
         # ``owner_of`` may no longer know the owner when the last release is logged.
         owner = self._owner_of(pid)
@@ -174,7 +174,7 @@ class Locker:
         This returns without waiting for slow file systems.
 
         :param resource: the resource.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :raises LockError: the resource is being acquired or released.
         """
         if self._table.end_holdings_of(resource, pid):

@@ -1,8 +1,8 @@
 """Which block devices and files have the same data, as sysfs tells.
 
 They are a disk and its partitions, a device-mapper or RAID device and what is below it, a loop device and its file, and
-two paths to one disk. See Documentation/ABI/stable/sysfs-block of the kernel. Reading sysfs asks no device, so it does not wait for one. The
-file of a loop device may be on any file system: to find its identity may block.
+two paths to one disk. See Documentation/ABI/stable/sysfs-block of the kernel. Reading sysfs asks no device, so it does
+not wait for one. The file of a loop device may be on any file system: to find its identity may block.
 """
 
 import os

@@ -79,7 +79,7 @@ class NotHeld(LockError):
 class NotOwner(LockError):
     """Release by an owner who has no holding of the resource.
 
-    :ivar pid: the owner's pid.
+    :ivar pid: the number that names the owner in the message.
     """
 
     def __init__(self, pid: int) -> None:

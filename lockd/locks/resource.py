@@ -42,7 +42,8 @@ class Resource:
     :ivar since: when the lock was asked for, in seconds since the epoch.
     :ivar shared: whether others may hold it at the same time, if they share it too.
     :ivar autocreate: whether its file is made for the lock, and removed with it.
-    :ivar holdings: the pids of the owners, each once for every holding. Only a shared resource has several.
+    :ivar holdings: the keys of the owners, each once for every holding. A key is the owner's pid, or a negative number if
+        that is not known. Only a shared resource has several owners.
     :ivar queue: what calls of the engine for this resource may wait for, such as a mount point; None where they do
         not block.
     :ivar doubt: why the lock may not be held, or may protect nothing; None for most locks.
@@ -91,5 +92,5 @@ class Resource:
 
     @property
     def owners(self) -> dict[int, int]:
-        """The number of holdings of each owner, by the owner's pid."""
+        """The number of holdings of each owner, by the owner's key."""
         return Counter(self.holdings)

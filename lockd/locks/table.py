@@ -80,7 +80,7 @@ class LockTable:
     def holdings(self, pid: int) -> list[Resource]:
         """Return the resources that an owner has a holding of.
 
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resources; also those that are being acquired or released.
         """
         return self._holdings.get(pid, [])[:]
@@ -117,7 +117,7 @@ class LockTable:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :param since: when it was asked for, in seconds since the epoch.
         :param shared: whether others may hold it at the same time, if they share it too.
         :param autocreate: whether its file is to be made for the lock, and removed with it.
@@ -160,7 +160,7 @@ class LockTable:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resource, if that was its last holding: the caller has its engine drop it, and then calls
             ``forget``. None if there are further holdings.
         :raises UnknownLockspace: there is no such lockspace.
@@ -184,7 +184,7 @@ class LockTable:
     def end_holdings(self, pid: int) -> list[Resource]:
         """End all holdings of an owner, in all lockspaces.
 
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resources that nobody holds now: the caller has their engines drop them, and then calls
             ``forget`` for each.
         """
@@ -205,7 +205,7 @@ class LockTable:
         """End all holdings of an owner on one resource.
 
         :param resource: the resource.
-        :param pid: the pid of the owner.
+        :param pid: the key of the owner: its pid, or a negative number if that is not known.
         :returns: whether nobody holds the resource now: the caller has its engine drop it, and then calls ``forget``.
         :raises NotHeld: the resource is being acquired or released.
         :raises NotOwner: other owners hold it.
@@ -270,7 +270,7 @@ class LockTable:
     def replace_owners(self, replacements: Mapping[int, Iterable[int]]) -> None:
         """Give the holdings of some owners to others.
 
-        :param replacements: the pids of the others, by the pid of the owner whose holdings each of them gets.
+        :param replacements: the keys of the others, by the key of the owner whose holdings each of them gets.
         """
         self._holdings = {}
         for resource in self:

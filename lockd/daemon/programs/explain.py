@@ -17,7 +17,7 @@ _OWNERS_NAMED: Final = 3
 class Explainer:
     """Names the holder of a lock in error messages.
 
-    :param owner_of: returns the owner with a pid, or None if there is none.
+    :param owner_of: returns the owner with a key, or None if there is none.
     :param slow_mount: returns the mount point of the file system of a path if other hosts or file servers may
         lock files there, otherwise None.
     """
