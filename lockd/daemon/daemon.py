@@ -84,7 +84,7 @@ class Daemon:
         self.slow_calls = SlowCalls()
         log.write_slow_files(self.slow_calls, tasks)
         self.table = LockTable(FilesEngine(inodes, mounts))
-        self.locker = Locker(self.table, self.slow_calls, tasks, lambda pid: self.owners.get(pid))
+        self.locker = Locker(self.table, self.slow_calls, tasks, lambda key: self.owners.get(key))
         self._lock_watch = LockWatch(self.table, self.locker, self.slow_calls, tasks)
         self.owners = Owners(self.reactor, tasks, self.counters, self.locker.release_all, self._holds_any)
         self.lock_server = Server(
@@ -128,9 +128,9 @@ class Daemon:
             )
         )
 
-    def _holds_any(self, pid: int) -> bool:
+    def _holds_any(self, key: int) -> bool:
         # An owner does not write to a disk whose lock is still being acquired, or is being released.
-        return any(resource.state is State.HELD for resource in self.table.holdings(pid))
+        return any(resource.state is State.HELD for resource in self.table.holdings(key))
 
     @property
     def servers(self) -> list[Server]:
@@ -184,9 +184,9 @@ class Daemon:
                 os.close(pidfd)
 
     def _warn_of_lost_locks(self) -> None:
-        owners = sorted({pid for resource in self.table for pid in resource.holdings})
-        processes = {pid: self.owners.get(pid) for pid in owners[:_OWNERS_NAMED]}
-        names = [owner_name(pid, process) for pid, process in processes.items()]
+        owners = sorted({key for resource in self.table for key in resource.holdings})
+        processes = {key: self.owners.get(key) for key in owners[:_OWNERS_NAMED]}
+        names = [owner_name(key, process) for key, process in processes.items()]
         if len(owners) > len(names):
             names.append(f"{len(owners) - len(names)} more")
         _logger.warning(

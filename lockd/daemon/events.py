@@ -30,24 +30,24 @@ def look_again() -> None:
     interest.in_grants = _logger.isEnabledFor(logging.INFO)
 
 
-def acquired(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+def acquired(resource: Resource, key: int, owner: OwnerProcess | None) -> None:
     """Log that an owner acquired a lock.
 
     :param resource: the resource.
-    :param pid: the key of the owner: its pid, or a negative number if that is not known.
-    :param owner: the owner, or None if only its pid is known.
+    :param key: the key of the owner: its pid, or a negative number if that is not known.
+    :param owner: the owner, or None if only its key is known.
     """
-    _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, pid, owner)
+    _log(logging.INFO, ACQUIRED, "%s acquired %s", resource.lockspace, resource.name, key, owner)
 
 
-def released(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+def released(resource: Resource, key: int, owner: OwnerProcess | None) -> None:
     """Log that a lock was released.
 
     :param resource: the resource.
-    :param pid: the key of the owner whose holding was the last one; see ``acquired``.
-    :param owner: the owner, or None if only its pid is known.
+    :param key: the key of the owner whose holding was the last one; see ``acquired``.
+    :param owner: the owner, or None if only its key is known.
     """
-    _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, pid, owner)
+    _log(logging.INFO, RELEASED, "%s released %s", resource.lockspace, resource.name, key, owner)
 
 
 def refused(lockspace: str, name: str, reason: str, owner: OwnerProcess) -> None:
@@ -64,25 +64,25 @@ def refused(lockspace: str, name: str, reason: str, owner: OwnerProcess) -> None
         _log(logging.ERROR, REFUSED, "%s was refused %s: %s", lockspace, name, owner.key, owner, reason)
 
 
-def taken_over(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+def taken_over(resource: Resource, key: int, owner: OwnerProcess | None) -> None:
     """Log that a lock was kept during a live upgrade.
 
     :param resource: the resource.
-    :param pid: the key of the owner: its pid, or a negative number if that is not known.
-    :param owner: the owner, or None if only its pid is known.
+    :param key: the key of the owner: its pid, or a negative number if that is not known.
+    :param owner: the owner, or None if only its key is known.
     """
-    _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, pid, owner)
+    _log(logging.INFO, TAKEN_OVER, "%s keeps %s", resource.lockspace, resource.name, key, owner)
 
 
-def released_by_force(resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+def released_by_force(resource: Resource, key: int, owner: OwnerProcess | None) -> None:
     """Log that an administrator releases a lock of an owner that has ended.
 
     :param resource: the resource.
-    :param pid: the key of the owner: its pid, or a negative number if that is not known.
-    :param owner: the owner, or None if only its pid is known.
+    :param key: the key of the owner: its pid, or a negative number if that is not known.
+    :param owner: the owner, or None if only its key is known.
     """
     message = "%s is gone: an administrator releases its lock on %s"
-    _log(logging.WARNING, RELEASED, message, resource.lockspace, resource.name, pid, owner)
+    _log(logging.WARNING, RELEASED, message, resource.lockspace, resource.name, key, owner)
 
 
 def fenced(owner: OwnerProcess) -> None:
@@ -103,7 +103,7 @@ def _log(
     message: str,
     lockspace: str,
     name: str,
-    pid: int,
+    key: int,
     owner: OwnerProcess | None,
     *details: str,
 ) -> None:
@@ -111,9 +111,9 @@ def _log(
         "MESSAGE_ID": message_id,
         "LOCKD_LOCKSPACE": lockspace,
         "LOCKD_RESOURCE": name,
-        **_owner_fields(pid, owner),
+        **_owner_fields(key, owner),
     }
-    who = owner_name(pid, owner)
+    who = owner_name(key, owner)
     what = f"{lockspace}/{name}" if lockspace else name
     _logger.log(level, message, who, what, *details, extra={"fields": fields})
 

@@ -78,7 +78,7 @@ class Locker:
         self,
         lockspace: str,
         name: str,
-        pid: int,
+        key: int,
         shared: bool,
         autocreate: bool,
         is_wanted: Callable[[], bool],
@@ -87,7 +87,7 @@ class Locker:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :param shared: whether others may hold it at the same time, if they acquire it shared too.
         :param autocreate: whether the resource's file is created for the lock, and removed with it.
         :param is_wanted: returns whether the client still waits for the lock. It is called after a worker
@@ -97,7 +97,7 @@ class Locker:
         :raises LockError: the lock is refused, or cannot be taken.
         """
         table = self._table
-        resource = table.reserve(lockspace, name, pid, _clock(), shared, autocreate)
+        resource = table.reserve(lockspace, name, key, _clock(), shared, autocreate)
         if resource is None:
             return None
         try:
@@ -106,16 +106,16 @@ class Locker:
             table.forget(resource)
             raise
         if isinstance(taken, Later):
-            return partial(self._acquire_slowly, resource, taken, pid, is_wanted)
+            return partial(self._acquire_slowly, resource, taken, key, is_wanted)
         table.grant(resource, taken)
         if interest.in_grants:
-            events.acquired(resource, pid, self._owner_of(pid))
+            events.acquired(resource, key, self._owner_of(key))
         return None
 
     async def _acquire_slowly(
-        self, resource: Resource, later: Later[Hold], pid: int, is_wanted: Callable[[], bool]
+        self, resource: Resource, later: Later[Hold], key: int, is_wanted: Callable[[], bool]
     ) -> None:
-        owner = self._owner_of(pid)
+        owner = self._owner_of(key)
         try:
             hold = await self._done(later, lambda: is_wanted() and not (owner is not None and owner.ended))
         except BaseException:
@@ -123,62 +123,62 @@ class Locker:
             raise
         self._table.grant(resource, hold)
         if interest.in_grants:
-            events.acquired(resource, pid, owner)
+            events.acquired(resource, key, owner)
         if not is_wanted() or (owner is not None and owner.ended):
-            dropped = self._table.end_holding(resource.lockspace, resource.name, pid)
-            rest = None if dropped is None else self._drop(dropped, pid, owner)
+            dropped = self._table.end_holding(resource.lockspace, resource.name, key)
+            rest = None if dropped is None else self._drop(dropped, key, owner)
             if rest is not None:
                 await rest()
 
-    def release(self, lockspace: str, name: str, pid: int) -> Continuation | None:
+    def release(self, lockspace: str, name: str, key: int) -> Continuation | None:
         """End one holding of an owner, and release the lock if it was the last holding of the resource.
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :returns: None if all is done, otherwise the continuation.
         :raises LockError: the owner has no holding of this resource.
         """
-        resource = self._table.end_holding(lockspace, name, pid)
-        return None if resource is None else self._drop(resource, pid)
+        resource = self._table.end_holding(lockspace, name, key)
+        return None if resource is None else self._drop(resource, key)
 
-    def release_all(self, pid: int) -> None:
+    def release_all(self, key: int) -> None:
         """End all holdings of an owner.
 
         This returns without waiting for slow file systems. If the owner has very many locks, the rest of them
         is released in a task, so that no client waits for that either (Invariant 3).
 
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         """
         # ``owner_of`` may no longer know the owner when the last release is logged.
-        owner = self._owner_of(pid)
-        ended = self._table.end_holdings(pid)
-        self._drop_each(ended[:_DROPPED_PER_TURN], pid, owner)
+        owner = self._owner_of(key)
+        ended = self._table.end_holdings(key)
+        self._drop_each(ended[:_DROPPED_PER_TURN], key, owner)
         if len(ended) > _DROPPED_PER_TURN:
-            self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], pid, owner)
+            self._tasks.start(self._drop_in_turns, ended[_DROPPED_PER_TURN:], key, owner)
 
-    async def _drop_in_turns(self, resources: list[Resource], pid: int, owner: OwnerProcess | None) -> None:
+    async def _drop_in_turns(self, resources: list[Resource], key: int, owner: OwnerProcess | None) -> None:
         for first in range(0, len(resources), _DROPPED_PER_TURN):
             await trio.lowlevel.checkpoint()
-            self._drop_each(resources[first : first + _DROPPED_PER_TURN], pid, owner)
+            self._drop_each(resources[first : first + _DROPPED_PER_TURN], key, owner)
 
-    def _drop_each(self, resources: list[Resource], pid: int, owner: OwnerProcess | None) -> None:
+    def _drop_each(self, resources: list[Resource], key: int, owner: OwnerProcess | None) -> None:
         for resource in resources:
-            rest = self._drop(resource, pid, owner)
+            rest = self._drop(resource, key, owner)
             if rest is not None:
                 self._tasks.start(rest)
 
-    def release_by_force(self, resource: Resource, pid: int) -> None:
+    def release_by_force(self, resource: Resource, key: int) -> None:
         """End all holdings of an owner on one resource, although the owner has not asked for it.
 
         This returns without waiting for slow file systems.
 
         :param resource: the resource.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :raises LockError: the resource is being acquired or released.
         """
-        if self._table.end_holdings_of(resource, pid):
-            self._drop_each([resource], pid, self._owner_of(pid))
+        if self._table.end_holdings_of(resource, key):
+            self._drop_each([resource], key, self._owner_of(key))
 
     def take_again(self, resource: Resource, later: Later[Hold]) -> None:
         """Have a worker thread take a lock again that is lost. Its owners keep it meanwhile, in doubt.
@@ -207,22 +207,22 @@ class Locker:
             del self._being_taken[resource]
             ended.set()
         if not resource.engine.holds(resource):
-            for pid in resource.owners if resource.state is State.HELD else ():
-                self.release_by_force(resource, pid)
+            for key in resource.owners if resource.state is State.HELD else ():
+                self.release_by_force(resource, key)
 
     async def _drop_when_taken(
-        self, resource: Resource, ended: trio.Event, pid: int, owner: OwnerProcess | None
+        self, resource: Resource, ended: trio.Event, key: int, owner: OwnerProcess | None
     ) -> None:
         await ended.wait()
-        rest = self._drop(resource, pid, owner)
+        rest = self._drop(resource, key, owner)
         if rest is not None:
             await rest()
 
-    def _drop(self, resource: Resource, pid: int, owner: OwnerProcess | None = None) -> Continuation | None:
+    def _drop(self, resource: Resource, key: int, owner: OwnerProcess | None = None) -> Continuation | None:
         if self._being_taken:
             ended = self._being_taken.get(resource)
             if ended is not None:
-                return partial(self._drop_when_taken, resource, ended, pid, owner)
+                return partial(self._drop_when_taken, resource, ended, key, owner)
         later: Later[None] | None = None
         try:
             later = resource.engine.drop(resource)
@@ -231,14 +231,14 @@ class Locker:
         except Exception:
             _log_failed_release(resource)
             if resource.engine.holds(resource):
-                return partial(self._drop_again, resource, pid, owner)
+                return partial(self._drop_again, resource, key, owner)
         if later is not None:
-            return partial(self._drop_slowly, resource, later, pid, owner)
-        self._dropped(resource, pid, owner)
+            return partial(self._drop_slowly, resource, later, key, owner)
+        self._dropped(resource, key, owner)
         return None
 
     async def _drop_slowly(
-        self, resource: Resource, later: Later[None], pid: int, owner: OwnerProcess | None
+        self, resource: Resource, later: Later[None], key: int, owner: OwnerProcess | None
     ) -> None:
         try:
             await self._slow_calls.run_surely(later.queue, later.work)
@@ -247,11 +247,11 @@ class Locker:
         except Exception:
             _log_failed_release(resource)
             if resource.engine.holds(resource):
-                await self._drop_again(resource, pid, owner)
+                await self._drop_again(resource, key, owner)
                 return
-        self._dropped(resource, pid, owner)
+        self._dropped(resource, key, owner)
 
-    async def _drop_again(self, resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    async def _drop_again(self, resource: Resource, key: int, owner: OwnerProcess | None) -> None:
         """Release a lock whose release has failed for no known reason, so that it is not stuck for ever."""
         pause = _FIRST_PAUSE
         while resource.engine.holds(resource):
@@ -263,12 +263,12 @@ class Locker:
                     await self._slow_calls.run_surely(later.queue, later.work)
             except Exception:
                 _log_failed_release(resource)
-        self._dropped(resource, pid, owner)
+        self._dropped(resource, key, owner)
 
-    def _dropped(self, resource: Resource, pid: int, owner: OwnerProcess | None) -> None:
+    def _dropped(self, resource: Resource, key: int, owner: OwnerProcess | None) -> None:
         self._table.forget(resource)
         if interest.in_grants:
-            events.released(resource, pid, owner or self._owner_of(pid))
+            events.released(resource, key, owner or self._owner_of(key))
 
     # Lockspaces and their files
 

@@ -124,13 +124,13 @@ class OwnerProcess(Watcher):
                 signal.pidfd_send_signal(self.pidfd, number)
 
 
-def owner_name(pid: int, owner: OwnerProcess | None) -> str:
+def owner_name(key: int, owner: OwnerProcess | None) -> str:
     """Return the name of an owner in messages.
 
-    :param pid: the pid of the owner, or its key; not positive if its pid is not known.
-    :param owner: the owner, or None if only the pid is known.
+    :param key: the key of the owner, or the pid of a client; not positive if the pid is not known.
+    :param owner: the owner, or None if only the key or pid is known.
     :returns: the name of the domain and the pid, or only the pid.
     """
     if owner is not None:
         return owner.describe()
-    return f"pid {pid}" if pid > 0 else "a process of another pid namespace"
+    return f"pid {key}" if key > 0 else "a process of another pid namespace"

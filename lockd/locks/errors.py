@@ -79,12 +79,12 @@ class NotHeld(LockError):
 class NotOwner(LockError):
     """Release by an owner who has no holding of the resource.
 
-    :ivar pid: the number that names the owner in the message.
+    :ivar number: what names the owner in the message: its key, or the pid that its client has registered.
     """
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(f"owner {pid} does not hold the resource lock")
-        self.pid = pid
+    def __init__(self, number: int) -> None:
+        super().__init__(f"owner {number} does not hold the resource lock")
+        self.number = number
 
 
 class TryAgain(LockError):

@@ -77,13 +77,13 @@ class LockTable:
         """
         return self._resources(lockspace).get(name)
 
-    def holdings(self, pid: int) -> list[Resource]:
+    def holdings(self, key: int) -> list[Resource]:
         """Return the resources that an owner has a holding of.
 
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resources; also those that are being acquired or released.
         """
-        return self._holdings.get(pid, [])[:]
+        return self._holdings.get(key, [])[:]
 
     # Lockspaces
 
@@ -109,7 +109,7 @@ class LockTable:
     # Acquire
 
     def reserve(
-        self, lockspace: str, name: str, pid: int, since: float, shared: bool, autocreate: bool
+        self, lockspace: str, name: str, key: int, since: float, shared: bool, autocreate: bool
     ) -> Resource | None:
         """Begin to acquire a resource: nobody else can have it from now on.
 
@@ -117,7 +117,7 @@ class LockTable:
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :param since: when it was asked for, in seconds since the epoch.
         :param shared: whether others may hold it at the same time, if they share it too.
         :param autocreate: whether its file is to be made for the lock, and removed with it.
@@ -134,14 +134,14 @@ class LockTable:
                 raise Busy(name, present)
             if len(present.holdings) >= HOLDINGS_MAX:
                 raise TooManyHoldings(name, HOLDINGS_MAX)
-            self._add_holding(present, pid)
+            self._add_holding(present, key)
             return None
         engine = self.engine_of(lockspace)
         path = engine.path_of(lockspace, name)
         resource = Resource(lockspace, name, path, engine, since, shared, autocreate)
         resources[name] = resource
-        resource.holdings.append(pid)
-        self._add_resource(pid, resource)
+        resource.holdings.append(key)
+        self._add_resource(key, resource)
         return resource
 
     def grant(self, resource: Resource, hold: Hold) -> None:
@@ -155,12 +155,12 @@ class LockTable:
 
     # Release
 
-    def end_holding(self, lockspace: str, name: str, pid: int) -> Resource | None:
+    def end_holding(self, lockspace: str, name: str, key: int) -> Resource | None:
         """End one holding of an owner.
 
         :param lockspace: the path of the lockspace.
         :param name: the resource's name in it.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resource, if that was its last holding: the caller has its engine drop it, and then calls
             ``forget``. None if there are further holdings.
         :raises UnknownLockspace: there is no such lockspace.
@@ -171,52 +171,52 @@ class LockTable:
         if resource is None or resource.state is not _HELD:
             raise NotHeld(name)
         holdings = resource.holdings
-        if pid not in holdings:
-            raise NotOwner(pid)
+        if key not in holdings:
+            raise NotOwner(key)
         if len(holdings) == 1:
             resource.state = _RELEASING
             return resource
-        holdings.remove(pid)
-        if pid not in holdings:
-            self._end_owner(resource, pid)
+        holdings.remove(key)
+        if key not in holdings:
+            self._end_owner(resource, key)
         return None
 
-    def end_holdings(self, pid: int) -> list[Resource]:
+    def end_holdings(self, key: int) -> list[Resource]:
         """End all holdings of an owner, in all lockspaces.
 
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :returns: the resources that nobody holds now: the caller has their engines drop them, and then calls
             ``forget`` for each.
         """
         ended: list[Resource] = []
         kept: list[Resource] = []
         # One pass: to remove each resource from the list by itself would take time quadratic in their number.
-        for resource in self._holdings.pop(pid, []):
+        for resource in self._holdings.pop(key, []):
             if resource.state is _HELD:
-                if not self._leave(resource, pid):
+                if not self._leave(resource, key):
                     continue
                 ended.append(resource)
             kept.append(resource)
         if kept:
-            self._holdings[pid] = kept
+            self._holdings[key] = kept
         return ended
 
-    def end_holdings_of(self, resource: Resource, pid: int) -> bool:
+    def end_holdings_of(self, resource: Resource, key: int) -> bool:
         """End all holdings of an owner on one resource.
 
         :param resource: the resource.
-        :param pid: the key of the owner: its pid, or a negative number if that is not known.
+        :param key: the key of the owner: its pid, or a negative number if that is not known.
         :returns: whether nobody holds the resource now: the caller has its engine drop it, and then calls ``forget``.
         :raises NotHeld: the resource is being acquired or released.
         :raises NotOwner: other owners hold it.
         """
         if resource.state is not _HELD:
             raise NotHeld(resource.name)
-        if pid not in resource.holdings:
-            raise NotOwner(pid)
-        if self._leave(resource, pid):
+        if key not in resource.holdings:
+            raise NotOwner(key)
+        if self._leave(resource, key):
             return True
-        self._end_owner(resource, pid)
+        self._end_owner(resource, key)
         return False
 
     def forget(self, resource: Resource) -> None:
@@ -247,25 +247,25 @@ class LockTable:
 
     # Adopting what another program held
 
-    def adopt(self, resource: Resource, pids: Iterable[int], hold: Hold) -> None:
+    def adopt(self, resource: Resource, keys: Iterable[int], hold: Hold) -> None:
         """Enter a resource whose lock is held already.
 
         :param resource: the resource, which is not in the table yet.
-        :param pids: the pids of its owners, each once for every holding.
+        :param keys: the keys of its owners, each once for every holding.
         :param hold: what its engine keeps for it.
         """
         self.grant(resource, hold)
         self._lockspaces.setdefault(resource.lockspace, {})[resource.name] = resource
-        self.add_owners(resource, pids)
+        self.add_owners(resource, keys)
 
-    def add_owners(self, resource: Resource, pids: Iterable[int]) -> None:
+    def add_owners(self, resource: Resource, keys: Iterable[int]) -> None:
         """Give a held resource further owners.
 
         :param resource: the resource.
-        :param pids: their pids, each once for every holding.
+        :param keys: their keys, each once for every holding.
         """
-        for pid in pids:
-            self._add_holding(resource, pid)
+        for key in keys:
+            self._add_holding(resource, key)
 
     def replace_owners(self, replacements: Mapping[int, Iterable[int]]) -> None:
         """Give the holdings of some owners to others.
@@ -275,8 +275,8 @@ class LockTable:
         self._holdings = {}
         for resource in self:
             before, resource.holdings = resource.holdings, []
-            for pid in before:
-                self.add_owners(resource, replacements.get(pid, (pid,)))
+            for key in before:
+                self.add_owners(resource, replacements.get(key, (key,)))
 
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:
@@ -284,9 +284,9 @@ class LockTable:
         except KeyError:
             raise UnknownLockspace(lockspace) from None
 
-    def _leave(self, resource: Resource, pid: int) -> bool:
+    def _leave(self, resource: Resource, key: int) -> bool:
         """End an owner's holdings of a held resource in one pass; return whether that was its last owner."""
-        others = [holder for holder in resource.holdings if holder != pid]
+        others = [holder for holder in resource.holdings if holder != key]
         if others:
             resource.holdings = others
             return False
@@ -295,20 +295,20 @@ class LockTable:
         resource.state = _RELEASING
         return True
 
-    def _add_holding(self, resource: Resource, pid: int) -> None:
-        if pid not in resource.holdings:
-            self._add_resource(pid, resource)
-        resource.holdings.append(pid)
+    def _add_holding(self, resource: Resource, key: int) -> None:
+        if key not in resource.holdings:
+            self._add_resource(key, resource)
+        resource.holdings.append(key)
 
-    def _add_resource(self, pid: int, resource: Resource) -> None:
-        holdings = self._holdings.get(pid)
+    def _add_resource(self, key: int, resource: Resource) -> None:
+        holdings = self._holdings.get(key)
         if holdings is None:
-            self._holdings[pid] = [resource]
+            self._holdings[key] = [resource]
         else:
             holdings.append(resource)
 
-    def _end_owner(self, resource: Resource, pid: int) -> None:
-        holdings = self._holdings[pid]
+    def _end_owner(self, resource: Resource, key: int) -> None:
+        holdings = self._holdings[key]
         holdings.remove(resource)
         if not holdings:
-            del self._holdings[pid]
+            del self._holdings[key]

@@ -40,14 +40,14 @@ def table(engine: FilesEngine, tmp_path: Path) -> LockTable:
     return table
 
 
-def reserve(table: LockTable, lockspace: str, name: str, owner: int = 1, *, shared: bool = False) -> Resource:
-    resource = table.reserve(lockspace, name, owner, 0.0, shared=shared, autocreate=True)
+def reserve(table: LockTable, lockspace: str, name: str, key: int = 1, *, shared: bool = False) -> Resource:
+    resource = table.reserve(lockspace, name, key, 0.0, shared=shared, autocreate=True)
     assert resource is not None
     return resource
 
 
-def acquire(table: LockTable, lockspace: str, name: str, owner: int = 1, *, shared: bool = False) -> Resource:
-    resource = reserve(table, lockspace, name, owner, shared=shared)
+def acquire(table: LockTable, lockspace: str, name: str, key: int = 1, *, shared: bool = False) -> Resource:
+    resource = reserve(table, lockspace, name, key, shared=shared)
     hold = resource.engine.take(resource)
     assert not isinstance(hold, Later)
     table.grant(resource, hold)
@@ -59,8 +59,8 @@ def drop(table: LockTable, resource: Resource) -> None:
     table.forget(resource)
 
 
-def release(table: LockTable, resource: Resource, owner: int = 1) -> None:
-    assert table.end_holding(resource.lockspace, resource.name, owner) is resource
+def release(table: LockTable, resource: Resource, key: int = 1) -> None:
+    assert table.end_holding(resource.lockspace, resource.name, key) is resource
     drop(table, resource)
 
 
@@ -98,8 +98,8 @@ def test_a_resource_is_busy_until_its_lock_has_ended(table: LockTable, tmp_path:
 def test_holdings_are_counted_for_each_owner(table: LockTable, tmp_path: Path) -> None:
     lockspace = str(tmp_path)
     resource = acquire(table, lockspace, "x", 1, shared=True)
-    for owner in (1, 2):
-        assert table.reserve(lockspace, "x", owner, 0.0, shared=True, autocreate=False) is None
+    for key in (1, 2):
+        assert table.reserve(lockspace, "x", key, 0.0, shared=True, autocreate=False) is None
     assert resource.owners == {1: 2, 2: 1}
     assert table.holdings(2) == [resource]
     with pytest.raises(NotOwner, match="does not hold the resource lock"):
@@ -133,8 +133,8 @@ def test_all_holdings_of_an_owner_on_one_resource_end_at_once(table: LockTable, 
     lockspace = str(tmp_path)
     resource = acquire(table, lockspace, "x", 1, shared=True)
     other = acquire(table, lockspace, "y", 1)
-    for owner in (1, 2):
-        assert table.reserve(lockspace, "x", owner, 0.0, shared=True, autocreate=False) is None
+    for key in (1, 2):
+        assert table.reserve(lockspace, "x", key, 0.0, shared=True, autocreate=False) is None
     with pytest.raises(NotOwner):
         table.end_holdings_of(resource, 3)
     assert not table.end_holdings_of(resource, 1)
@@ -153,9 +153,9 @@ def test_a_shared_resource_has_so_many_holdings_at_most(table: LockTable, tmp_pa
     resource = acquire(table, lockspace, "x", 1, shared=True)
     table.add_owners(resource, [1] * (HOLDINGS_MAX - 2))
     assert table.reserve(lockspace, "x", 2, 0.0, shared=True, autocreate=False) is None
-    for owner in (1, 3):
+    for key in (1, 3):
         with pytest.raises(TooManyHoldings, match=f"x has {HOLDINGS_MAX} holdings, which is the most"):
-            table.reserve(lockspace, "x", owner, 0.0, shared=True, autocreate=False)
+            table.reserve(lockspace, "x", key, 0.0, shared=True, autocreate=False)
     assert table.holdings(3) == []
     assert not table.end_holdings_of(resource, 1)
     assert resource.owners == {2: 1}
@@ -211,8 +211,8 @@ def test_a_lock_is_taken_over_with_its_owners(engine: FilesEngine, tmp_path: Pat
     table.add_owners(first, [3])
     assert first.owners == {1: 2, 2: 1, 3: 1}
     assert list(table) == [first]
-    for owner, last in {1: False, 2: False, 3: True}.items():
-        assert table.end_holdings(owner) == [first] * last
+    for key, last in {1: False, 2: False, 3: True}.items():
+        assert table.end_holdings(key) == [first] * last
         assert locks_on(path) == [KernelLock("WRITE", os.getpid())]
     drop(table, first)
     assert locks_on(path) == []

@@ -108,7 +108,7 @@ async def test_on_slow_file_systems_a_worker_thread_looks(tmp_path: Path) -> Non
     async with trio.open_nursery() as nursery:
         tasks, slow_calls = Tasks(nursery), SlowCalls()
         table = LockTable(FilesEngine(Inodes(), slow_mounts({str(tmp_path): "nfs4"})))
-        locker = Locker(table, slow_calls, tasks, lambda pid: None)
+        locker = Locker(table, slow_calls, tasks, lambda key: None)
         watch = LockWatch(table, locker, slow_calls, tasks)
         for path in paths:
             rest = locker.acquire("", str(path), 1, False, True, lambda: True)

@@ -45,9 +45,9 @@ class Explainer:
         return str(error)
 
     def _owners_of(self, resource: Resource) -> str:
-        pids = list(dict.fromkeys(resource.holdings))
-        named = ", ".join(owner_name(pid, self._owner_of(pid)) for pid in pids[:_OWNERS_NAMED])
-        more = len(pids) - _OWNERS_NAMED
+        keys = list(dict.fromkeys(resource.holdings))
+        named = ", ".join(owner_name(key, self._owner_of(key)) for key in keys[:_OWNERS_NAMED])
+        more = len(keys) - _OWNERS_NAMED
         return f"{named} and {more} more" if more > 0 else named
 
     def _name_outsider(self, outsider: Outsider) -> str:

@@ -46,10 +46,10 @@ def lock_error_reply(error: LockError, message: str | None = None) -> ErrorReply
             return internal_error(text)
         case NotADirectory():
             return internal_error(text, ErrorDomain.LOCKSPACE)
-        case NotOwner(pid=pid):
+        case NotOwner(number=number):
             # A pid is unsigned in the protocol, but virtlockd prints it as a signed number.
             return internal_error(
-                f"owner {signed(pid)} does not hold the resource lock", ErrorDomain.LOCKSPACE
+                f"owner {signed(number)} does not hold the resource lock", ErrorDomain.LOCKSPACE
             )
         case DirectLockspaceExists() | TooManyHoldings():
             return operation_invalid(text)

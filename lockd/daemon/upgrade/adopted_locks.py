@@ -142,5 +142,5 @@ async def log_locks(table: LockTable, owners: Owners) -> None:
         if resource.doubt is not None:
             _logger.error("%s was taken over, but %s", resource.path, resource.doubt)
         elif interest.in_grants and resource.state is State.HELD:
-            for pid in resource.owners:
-                events.taken_over(resource, pid, owners.get(pid))
+            for key in resource.owners:
+                events.taken_over(resource, key, owners.get(key))
