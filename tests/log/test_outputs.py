@@ -16,6 +16,7 @@ import pytest
 from lockd.client.connection import LockConnection
 from lockd.client.resource import Resource
 from lockd.daemon import events
+from tests.container import Container
 from tests.log.log_control import LogControl, lock_held, log_an_error
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import RawClient
@@ -91,6 +92,22 @@ def test_the_journal_gets_an_event_with_its_fields(journal: Receiver, tmp_path: 
         assert fields["SYSLOG_IDENTIFIER"] == b"virtlockd"
         assert str(disk).encode() in fields["MESSAGE"]
         assert fields["CODE_FILE"].endswith(b"events.py")
+
+
+def test_the_pid_in_an_event_is_one_of_this_host(journal: Receiver, tmp_path: Path, disk: Path) -> None:
+    """An owner whose pid here is not known has none in its events, and never the key that its holdings are stored by."""
+    settings = 'log_level = 2\nlog_outputs = "2:journald"\n'
+    with Container() as container, private_daemon(tmp_path / "daemon", settings=settings) as daemon:
+        client = container.start(daemon.socket).register(888)
+        for call, event in ((client.acquire, events.ACQUIRED), (client.release, events.RELEASED)):
+            assert call(disk) is None
+            fields = _journal_fields(journal.next())
+            assert fields["MESSAGE_ID"].decode() == event
+            assert (fields["LOCKD_OWNER_NAME"], fields.get("LOCKD_OWNER_PID")) == (b"vm1", None)
+            assert b'domain "vm1" (pid 888 of another pid namespace)' in fields["MESSAGE"]
+        guest = container.start(daemon.socket)
+        assert guest.register(name="vm2").acquire(disk) is None
+        assert _journal_fields(journal.next())["LOCKD_OWNER_PID"] == str(guest.pid).encode()
 
 
 def test_a_field_may_have_lines(journal: Receiver, tmp_path: Path) -> None:
