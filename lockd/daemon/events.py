@@ -19,10 +19,8 @@ TAKEN_OVER = "3d3c9a0d5f2d4c0f9e5e4a6b4d1f7a05"
 """The MESSAGE_ID of each kind of event (systemd.journal-fields(7)). Users filter by these: they never
 change."""
 
-_REFUSALS_PER_SECOND = 100
-
 _logger = logging.getLogger(__name__)
-_refusals = RateLimit(_logger, "refused locks", _REFUSALS_PER_SECOND)
+_refusals = RateLimit(_logger, "refused locks")
 
 
 def look_again() -> None:

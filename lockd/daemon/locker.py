@@ -16,6 +16,7 @@ import trio
 from lockd.daemon import events
 from lockd.daemon.interest import interest
 from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.rate_limit import faults
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
 from lockd.locks.engine import Hold, Later
@@ -346,7 +347,8 @@ class Locker:
 
 
 def _log_failed_release(resource: Resource) -> None:
-    _logger.exception("%s could not be released", resource.path)
+    if faults.allows():
+        _logger.exception("%s could not be released", resource.path)
 
 
 def _warn_of_unclean_release(resource: Resource, error: OSError) -> None:

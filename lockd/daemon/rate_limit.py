@@ -7,6 +7,10 @@ import logging
 from time import monotonic
 from typing import Final
 
+_MESSAGES_PER_SECOND: Final = 100
+_FAULTS_PER_SECOND: Final = 5
+"""How many messages of a kind are logged per second. A fault has a traceback of a hundred lines."""
+
 _EPISODE_SECONDS: Final = 60.0
 
 
@@ -18,7 +22,7 @@ class RateLimit:
     :param per_second: how many messages are allowed per second.
     """
 
-    def __init__(self, logger: logging.Logger, what: str, per_second: int) -> None:
+    def __init__(self, logger: logging.Logger, what: str, per_second: int = _MESSAGES_PER_SECOND) -> None:
         self._logger = logger
         self._what = what
         self._per_second = per_second
@@ -35,6 +39,11 @@ class RateLimit:
                 self._logger.error("%d more %s within a second were not logged", withheld, self._what)
         self._seen += 1
         return self._seen <= self._per_second
+
+
+faults: Final = RateLimit(logging.getLogger(__name__), "faults of the daemon", _FAULTS_PER_SECOND)
+"""One limit for all faults, wherever the daemon meets them: exceptions, and errors of the system, that nothing but a bug
+or a lack of memory explains."""
 
 
 class Shortage:

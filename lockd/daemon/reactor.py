@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from lockd.daemon.rate_limit import RateLimit
+from lockd.daemon.rate_limit import faults
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -45,10 +45,7 @@ _LONGEST_PAUSE: Final = 60.0
 """How many seconds a descriptor is not watched after its watcher has failed: at first, and at most. The pause
 doubles with each failure."""
 
-_FAULTS_PER_SECOND: Final = 5
-
 _logger = logging.getLogger(__name__)
-_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
 
 
 class Watcher:
@@ -329,5 +326,5 @@ class Reactor:
 
 def _report(what: str) -> None:
     """Log the exception that is being handled. The number of these messages per second is limited."""
-    if _faults.allows():
+    if faults.allows():
         _logger.exception(what)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from lockd.daemon.owner_process import owner_name
-from lockd.daemon.rate_limit import RateLimit, Shortage
+from lockd.daemon.rate_limit import RateLimit, Shortage, faults
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
 from lockd.wire import keepalive
@@ -36,13 +36,9 @@ _REMEDIES: Final = {
 ProgramKey: TypeAlias = tuple[int, int]
 """The number and the version of a program."""
 
-_REFUSALS_PER_SECOND: Final = 100
-_FAULTS_PER_SECOND: Final = 5
-
 _logger = logging.getLogger(__name__)
-_refusals = RateLimit(_logger, "refused calls", _REFUSALS_PER_SECOND)
-_foreigners = RateLimit(_logger, "refused connections", _REFUSALS_PER_SECOND)
-_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
+_refusals = RateLimit(_logger, "refused calls")
+_foreigners = RateLimit(_logger, "refused connections")
 _out_of_resources = Shortage(_logger)
 
 
@@ -233,7 +229,7 @@ class Server(Service):
                     _cannot_serve("a client", error)
                     connection.close()
                 except Exception:
-                    if _faults.allows():
+                    if faults.allows():
                         _logger.exception("a client of %s could not be accepted", self.name)
                     connection.close()
 
@@ -306,7 +302,7 @@ class Server(Service):
 
     def fault(self, session: Session, call: Frame) -> bytes:
         """Log the exception that is being handled, and encode the error reply. See ``Service.fault``."""
-        if _faults.allows():
+        if faults.allows():
             who = owner_name(session.peer_pid, session.owner)
             _logger.exception("a call of client %d, %s, met a fault of the daemon", session.id, who)
         return error_reply(call, internal_error("the daemon could not carry out the call; its log says why"))

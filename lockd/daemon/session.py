@@ -11,7 +11,7 @@ from time import time
 from typing import Final, TypeAlias
 
 from lockd.daemon.owner_process import OwnerProcess
-from lockd.daemon.rate_limit import RateLimit
+from lockd.daemon.rate_limit import RateLimit, faults
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
 from lockd.linux.peers import credentials_of
@@ -43,9 +43,6 @@ _GONE: Final = frozenset((errno.ECONNRESET, errno.EPIPE))
 
 _WITHOUT_MEMORY: Final = frozenset((errno.ENOMEM, errno.ENOBUFS))
 
-_FAULTS_PER_SECOND: Final = 5
-_INVALID_PER_SECOND: Final = 100
-
 _OUTPUT_BYTES: Final = 256 * 1024
 """No further call is answered before replies of this size are sent: a page of a list may be as long."""
 
@@ -58,8 +55,7 @@ _BEHIND: Final = SessionState.BEHIND
 _CLOSED: Final = SessionState.CLOSED
 
 _logger = logging.getLogger(__name__)
-_invalid = RateLimit(_logger, "invalid frames", _INVALID_PER_SECOND)
-_faults = RateLimit(_logger, "faults", _FAULTS_PER_SECOND)
+_invalid = RateLimit(_logger, "invalid frames")
 
 
 class Service:
@@ -346,7 +342,7 @@ class Session(Flushable):
         if error.errno in _GONE:
             self.close()
             return
-        if _faults.allows():
+        if faults.allows():
             _logger.error(
                 "the connection of client %d of %s failed: %s; it is closed, and its owner keeps its locks",
                 self.id,
@@ -360,7 +356,7 @@ class Session(Flushable):
 
         The client cannot be served any further, but it has not hung up.
         """
-        if _faults.allows():
+        if faults.allows():
             _logger.exception(
                 "client %d of %s could not be served: its connection is closed, and its owner keeps its locks",
                 self.id,

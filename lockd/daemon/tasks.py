@@ -9,6 +9,8 @@ from typing import Final, TypeVarTuple
 
 import trio
 
+from lockd.daemon.rate_limit import faults
+
 Arguments = TypeVarTuple("Arguments")
 
 _PAUSE: Final = 1.0
@@ -39,7 +41,8 @@ async def _run(function: Callable[[*Arguments], Awaitable[None]], arguments: tup
     try:
         await function(*arguments)
     except Exception:
-        _logger.exception("a task of the daemon failed; the daemon goes on without it")
+        if faults.allows():
+            _logger.exception("a task of the daemon failed; the daemon goes on without it")
 
 
 async def go_on(function: Callable[[*Arguments], Awaitable[None]], *arguments: *Arguments) -> None:

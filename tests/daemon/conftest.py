@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 
+from lockd.daemon.rate_limit import faults
 from tests.private_daemon import LOCKD, PrivateDaemon, in_private_run, private_daemon
 
 
@@ -16,6 +17,12 @@ def daemon(tmp_path: Path) -> Iterator[PrivateDaemon]:
     """A running daemon."""
     with private_daemon(tmp_path / "daemon") as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_fault_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the faults that earlier tests of this process have met: one limit on messages is for all of them."""
+    monkeypatch.setattr(faults, "_seen", 0)
 
 
 class Virtlockd(Protocol):

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -50,6 +52,30 @@ def test_a_call_that_meets_a_fault_gets_an_error_and_the_next_one_its_reply(
     assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
     assert guest.process.poll() is None
     assert f'domain "{guest.name}" (pid {guest.pid}), met a fault of the daemon' in daemon.log.read_text()
+
+
+def test_all_faults_together_have_a_few_messages_per_second(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    """A client that repeats a call that meets a fault must not fill the log, and neither must several in several ways."""
+    began = int(monotonic())
+    with Guest(daemon.socket) as caller, ExitStack() as stack:
+        for number in range(20):
+            caller.connection.sendall(call(FAIL))
+            with pytest.raises(Refused, match=f"^{FAULT}$"):
+                caller.reply()
+            lease = tmp_path / f"lease{number}"
+            caller.acquire(lease, flags=AUTOCREATE)
+            caller.connection.sendall(call(SPOIL_PATH, bytes(lease)))
+            caller.reply()
+            caller.release(lease)
+            loser = stack.enter_context(daemon.connect())
+            loser.sendall(call(LOSE_DESCRIPTOR))
+            assert loser.recv(1) == b""
+        seconds = int(monotonic()) - began + 1
+    log = daemon.log.read_text()
+    logged = sum(
+        log.count(words) for words in ("met a fault", "could not be released", "could not be served")
+    )
+    assert 1 < logged <= 5 * seconds
 
 
 def test_a_guest_whose_connection_is_closed_for_a_fault_keeps_its_lock_until_it_ends(
