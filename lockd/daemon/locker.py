@@ -107,16 +107,21 @@ class Locker:
             table.forget(resource)
             raise
         if isinstance(taken, Later):
-            return partial(self._acquire_slowly, resource, taken, key, is_wanted)
+            # The task that goes on may begin after the owner has ended and is forgotten.
+            return partial(self._acquire_slowly, resource, taken, key, self._owner_of(key), is_wanted)
         table.grant(resource, taken)
         if interest.in_grants:
             events.acquired(resource, key, self._owner_of(key))
         return None
 
     async def _acquire_slowly(
-        self, resource: Resource, later: Later[Hold], key: int, is_wanted: Callable[[], bool]
+        self,
+        resource: Resource,
+        later: Later[Hold],
+        key: int,
+        owner: OwnerProcess | None,
+        is_wanted: Callable[[], bool],
     ) -> None:
-        owner = self._owner_of(key)
         try:
             hold = await self._done(later, lambda: is_wanted() and not (owner is not None and owner.ended))
         except BaseException:
@@ -223,7 +228,7 @@ class Locker:
         if self._being_taken:
             ended = self._being_taken.get(resource)
             if ended is not None:
-                return partial(self._drop_when_taken, resource, ended, key, owner)
+                return partial(self._drop_when_taken, resource, ended, key, owner or self._owner_of(key))
         later: Later[None] | None = None
         try:
             later = resource.engine.drop(resource)
@@ -232,9 +237,9 @@ class Locker:
         except Exception:
             _log_failed_release(resource)
             if resource.engine.holds(resource):
-                return partial(self._drop_again, resource, key, owner)
+                return partial(self._drop_again, resource, key, owner or self._owner_of(key))
         if later is not None:
-            return partial(self._drop_slowly, resource, later, key, owner)
+            return partial(self._drop_slowly, resource, later, key, owner or self._owner_of(key))
         self._dropped(resource, key, owner)
         return None
 

@@ -223,6 +223,25 @@ def test_an_owner_that_another_process_registered_is_watched(
     taker.release(disk)
 
 
+def test_an_owner_that_ends_before_its_acquire_begins_gets_no_lock(
+    make_guest: MakeGuest, daemon: PrivateDaemon, disk: Path
+) -> None:
+    """The daemon learns at the same moment of a call that a thread has to carry out, and of the owner's death."""
+    link = disk.with_name("link")
+    link.symlink_to(disk)
+    taker = make_guest()
+    with Stranger() as owner:
+        registrar = make_guest(owner_pid=owner.pid)
+        daemon.stop()
+        registrar.send_acquire(link)
+        owner.end()
+        daemon.signal(signal.SIGCONT)
+        with pytest.raises(Refused, match=f"owner process {owner.pid} has ended"):
+            registrar.reply()
+    taker.acquire(disk)
+    taker.release(disk)
+
+
 @needs_to_choose_pids
 def test_who_gets_the_pid_of_an_owner_that_was_dead_is_another_owner(
     make_guest: MakeGuest, daemon: PrivateDaemon, disk: Path

@@ -198,12 +198,13 @@ class LockProgram:
         began = _clock()
         rest = self._locker.acquire(lockspace, name, _owner_key(session), shared, autocreate, session.is_open)
         if rest is not None:
-            return partial(self._counted, rest, began)
+            return partial(self._counted, session, rest, began)
         self._count(_clock() - began)
         return None
 
-    async def _counted(self, rest: Continuation, began: int) -> None:
+    async def _counted(self, session: Session, rest: Continuation, began: int) -> None:
         await rest()
+        _owner_key(session)  # an owner that has ended meanwhile has no lock
         self._count(_clock() - began)
 
     def _count(self, taken: int) -> None:
@@ -246,7 +247,7 @@ class _ProcedureHandler(Handler):
     async def _reply(self, session: Session, call: Frame, rest: Continuation) -> bytes:
         try:
             await rest()
-        except LockError as error:
+        except (LockError, Refused) as error:
             return self._program.refuse(session, call, error)
         return encode_success(self._success, call)
 
