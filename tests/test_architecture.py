@@ -1,6 +1,7 @@
 """Who may import whom, as docs/design.md says."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -209,6 +210,15 @@ def test_few_modules_of_the_daemon_know_the_engine_of_files() -> None:
         if any(name.startswith("lockd.engines") for name in imported(module))
     }
     assert users == USERS_OF_FILES
+
+
+def test_the_page_about_engines_names_each_of_their_methods() -> None:
+    with uncompiled():
+        from lockd.locks.engine import Engine
+    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page.partition("| methods | purpose |")[2].partition("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^ *\| (`.*?) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(name for name in vars(Engine) if not name.startswith("_"))
 
 
 def circle(imports: Mapping[str, set[str]]) -> list[str] | None:

@@ -15,7 +15,7 @@ from lockd.client.resource import Resource
 from lockd.client.status import StatusConnection
 from lockd.ctl.exits import Failure
 from lockd.ctl.file_locks import lock_holder
-from lockd.ctl.holdings import AT_SERVER, doubts_of, overview
+from lockd.ctl.holdings import AT_SERVER, Holding, doubts_of, overview
 from lockd.ctl.places import Kind, place_of
 from lockd.ctl.processes import disks_in_arguments, is_qemu
 from lockd.libvirt import conf
@@ -27,6 +27,8 @@ from lockd.linux.processes import all_pids, descriptor_limit
 PASS: Final = "PASS"
 WARN: Final = "WARN"
 FAIL: Final = "FAIL"
+
+_LISTED: Final = "locks of the kernel"
 
 HASH_SUBJECT: Final = "its hash, to be the same on all hosts"
 
@@ -98,7 +100,7 @@ def _daemon() -> Generator[Finding, None, bool]:
         return False
     yield Finding(subject, PASS, f"lockd {daemon['version']} (pid {daemon['pid']})")
     yield from _limits(daemon)
-    yield _kernel()
+    yield from _locks()
     return True
 
 
@@ -126,21 +128,39 @@ def _limits(daemon: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(subject, PASS, str(limit))
 
 
-def _kernel() -> Finding:
-    subject = "locks of the kernel"
+def _locks() -> Iterator[Finding]:
     try:
         holdings = overview().holdings
     except (ClientError, Failure) as error:
-        return Finding(subject, FAIL, str(error))
-    wrong = [holding.path for holding in holdings if holding.disagrees]
+        yield Finding(_LISTED, FAIL, str(error))
+        return
+    yield _kernel(holdings)
+    yield _doubts(holdings)
+
+
+def _kernel(holdings: list[Holding]) -> Finding:
+    wrong = ", ".join(holding.path for holding in holdings if holding.disagrees)
     if wrong:
-        return Finding(subject, FAIL, f"differ from the daemon's on {', '.join(wrong)}: see lockctl status")
-    doubted = [f"{path}: {doubt}" for path, doubt in doubts_of(holdings).items()]
-    if doubted:
-        return Finding(subject, FAIL, f"{'; '.join(doubted)}: see lockctl status")
+        return Finding(
+            _LISTED, FAIL, f"differ from the daemon's on {wrong}: see lockctl status -o +KERNEL,PATH"
+        )
     unknown = sum(holding.kernel == AT_SERVER for holding in holdings)
     rest = f"; {unknown} more are kept by file servers, and the kernel does not list them" if unknown else ""
-    return Finding(subject, PASS, f"agree on all {len(holdings) - unknown}{rest}")
+    return Finding(_LISTED, PASS, f"agree on all {len(holdings) - unknown}{rest}")
+
+
+def _doubts(holdings: list[Holding]) -> Finding:
+    subject = "locks in doubt"
+    doubts = "; ".join(f"{path}: {doubt}" for path, doubt in doubts_of(holdings).items())
+    if not doubts:
+        return Finding(subject, PASS, f"none of {len(holdings)}")
+    # A guest whose disk was replaced writes to a file that is gone with the guest, if that is not put back before.
+    return Finding(
+        subject,
+        FAIL,
+        f"{doubts}; see for each that nobody else uses the disk (lockctl who), and that the path names the file that "
+        "its guest has open; then start the guest again",
+    )
 
 
 # Configuration

@@ -7,9 +7,13 @@ import signal
 
 import pytest
 
+from lockd.client.connection import LockConnection
+from lockd.client.resource import Resource
 from tests.ctl.conftest import Host
+from tests.outsider import Outsider
 from tests.waiting import wait_until
 
+IN_DOUBT = "locks in doubt"
 HASH = "its hash, to be the same on all hosts"
 
 
@@ -113,6 +117,43 @@ def test_a_daemon_that_is_not_there_fails(host: Host) -> None:
         assert checked(host, status=1)["lock daemon"] == ("FAIL", "the daemon does not answer")
     finally:
         host.daemon.signal(signal.SIGCONT)
+
+
+def test_a_lock_whose_file_was_removed_or_replaced_fails(host: Host) -> None:
+    leases = host.directory / "leases"
+    removed, replaced, taken, held = (host.disk(name) for name in ("removed", "replaced", "taken", "held"))
+    with LockConnection.connect(host.daemon.socket) as connection, Outsider() as other:
+        connection.register()
+        connection.create_lockspace(str(leases))
+        for disk in (removed, replaced, held):
+            connection.acquire(Resource("", str(disk)))
+        connection.acquire(Resource(str(leases), "removed", autocreate=True))
+        connection.acquire(Resource("", str(taken), autocreate=True))
+        assert checked(host)[IN_DOUBT] == ("PASS", "none of 5")
+        assert measured(host)["lockd_locks_doubted"] == 0
+
+        (leases / "removed").unlink()
+        removed.rename(host.directory / "moved")
+        for disk in (replaced, taken):
+            disk.rename(f"{disk}.old")
+            disk.touch()
+        assert other.lock(taken, "WRITE")
+        wait_until(lambda: measured(host)["lockd_locks_doubted"] == 4, "the daemon has noticed")
+        result, detail = checked(host, status=1)[IN_DOUBT]
+        assert result == "FAIL"
+        assert f"{leases}/removed: the lock was lost, and taken again; " in detail
+        assert f"{removed}: the path names no file any more; " in detail
+        assert f"{replaced}: the path names another file than the locked one; " in detail
+        assert f"{taken}: the lock was lost: Lockspace resource '{taken}' is locked" in detail
+        assert str(held) not in detail
+        remedy = "that the path names the file that its guest has open; then start the guest again"
+        assert detail.endswith(remedy)
+
+        for disk in (removed, replaced, taken):
+            connection.release(Resource("", str(disk)))
+        connection.release(Resource(str(leases), "removed"))
+        assert checked(host)[IN_DOUBT] == ("PASS", "none of 1")
+        assert measured(host)["lockd_locks_doubted"] == 0
 
 
 # metrics
