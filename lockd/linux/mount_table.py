@@ -90,10 +90,20 @@ class MountTable:
         """
         mount = _ROOT
         for here in accumulate(path.rstrip("/").split("/"), "{}/{}".format):
-            # A mount on the same place hides the earlier one. The order of the table need not be the order in
-            # which they were mounted, so the parents decide.
-            while (on_top := self._mounted.get((mount.number, here or "/"))) is not None:
-                mount = on_top
+            mount = self.entered(mount, here or "/")
+        return mount
+
+    def entered(self, mount: Mount, path: str) -> Mount:
+        """Return the mount that a path is on, if that of its directory is known: one step of ``mount_of``.
+
+        :param mount: the mount that its directory is on.
+        :param path: as for ``mount_of``.
+        :returns: the mount.
+        """
+        # A mount on the same place hides the earlier one. The order of the table need not be the order in
+        # which they were mounted, so the parents decide.
+        while (on_top := self._mounted.get((mount.number, path))) is not None:
+            mount = on_top
         return mount
 
     def _parent(self, mount: Mount) -> int:

@@ -13,6 +13,15 @@ from lockd.linux.mount_table import MountTable, parse
 _LINKS_MAX: Final = 40  # as many as the kernel follows: path_resolution(7)
 _CACHE_MAX: Final = 4096
 
+_LENGTH_MAX: Final = 4096
+_STEPS_MAX: Final = 128
+"""Paths that are longer (PATH_MAX, which no file's path exceeds), or that lead through more directories and links, are
+not followed, and left to a worker thread: a path through links may have tens of thousands of steps, and the kernel walks
+from the root for each of them. All clients would wait for seconds (Invariant 3)."""
+
+_ANYWHERE: Final = "/"
+"""The mount point that is returned for a path that is not followed."""
+
 
 class SlowMounts:
     """The mounts that calls may block on, as of the last ``refresh``."""
@@ -46,8 +55,11 @@ class SlowMounts:
         a link to a slow file system, other clients may have to wait; no lock is lost by it.
 
         :param path: an absolute path.
-        :returns: the mount point, or None where the path is on local file systems only.
+        :returns: the mount point, or None where the path is on local file systems only. ``/`` for a path that takes too
+            long to follow: it may lead anywhere.
         """
+        if len(path) >= _LENGTH_MAX:
+            return _ANYWHERE
         directory = path[: path.rfind("/")]
         try:
             place = self._local_directories[directory]
@@ -76,18 +88,27 @@ class SlowMounts:
         """Walk down to a directory. Return the mount point where the walk leaves the local file systems, and its end."""
         to_go = [part for part in reversed(directory.split("/")) if part]
         here = ""
-        links = 0
-        while to_go:
+        # The mounts of the root directory and of each directory down to this one.
+        mounts = [self._mounts.mount_of("/")]
+        links = steps = 0
+        while not may_block(mounts[-1].kind):
+            if not to_go:
+                return None, here
+            steps += 1
+            if steps > _STEPS_MAX:
+                return _ANYWHERE, here
             part = to_go.pop()
             if part == ".":
                 continue
             if part == "..":
                 here = here.rpartition("/")[0]
+                if len(mounts) > 1:
+                    mounts.pop()
                 continue
-            here = f"{here}/{part}"
-            slow = self._slow(here)
-            if slow is not None:
-                return slow, here
+            above, here = here, f"{here}/{part}"
+            mounts.append(self._mounts.entered(mounts[-1], here))
+            if may_block(mounts[-1].kind):
+                break
             try:
                 target = os.readlink(here)
             except (OSError, ValueError):
@@ -95,9 +116,13 @@ class SlowMounts:
             links += 1
             if links > _LINKS_MAX:
                 return None, here
-            here = "" if target.startswith("/") else here.rpartition("/")[0]
+            if target.startswith("/"):
+                here, mounts = "", mounts[:1]
+            else:
+                here = above
+                mounts.pop()
             to_go += [part for part in reversed(target.split("/")) if part]
-        return self._slow(here or "/"), here
+        return mounts[-1].point, here
 
     def _slow(self, path: str) -> str | None:
         """Return the mount point of a path without links, if its file system may block."""

@@ -37,6 +37,17 @@ def test_files_beside_a_slow_mount_do_not(tree: Path) -> None:
     assert slow_mount("/disk") is None
 
 
+def test_a_path_that_takes_long_to_follow_may_lead_anywhere(tree: Path) -> None:
+    deep = "/deeper" * 130
+    assert slow_mount(f"{tree}{deep}/disk") == "/"
+    assert slow_mount(f"{tree}/{'deeper' * 700}/disk") == "/"  # longer than any path that can be opened
+    (tree / "0").symlink_to(tree)
+    for number in range(20):
+        (tree / str(number + 1)).symlink_to(f"{number}{'/.' * 10}")
+    assert slow_mount(tree / "20" / "disk") == "/"
+    assert slow_mount(tree / "2" / "disk") is None
+
+
 def test_the_kernel_lists_no_locks_of_fuse(tree: Path) -> None:
     """A FUSE server keeps the locks itself. Nobody asks this one for anything, so it need not answer."""
     slow, hung = mount_slow(tree / "slow"), tree / "hung"
