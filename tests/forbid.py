@@ -1,7 +1,7 @@
 """Run a program in which system calls fail, by a filter of system calls (seccomp(2)).
 
 Usage: forbid.py CALL=ERRNO[,CALL=ERRNO...] PROGRAM [ARGUMENTS...], with the numbers of the system calls.
-The call GETSOCKOPT:OPTION is getsockopt(2) with that option.
+The call GETSOCKOPT:OPTION is getsockopt(2) with that option, and IOCTL:REQUEST is ioctl(2) with that request.
 """
 
 import ctypes
@@ -17,12 +17,18 @@ PIDFD_OPEN = 434
 
 GETSOCKOPT = 209 if platform.machine() == "aarch64" else 55
 SO_PEERPIDFD = f"{GETSOCKOPT}:77"
+IOCTL = 29 if platform.machine() == "aarch64" else 16
+NS_GET_TGID_FROM_PIDNS = f"{IOCTL}:{0x8004B707}"
+"""<linux/nsfs.h>"""
 
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 _LOAD_NUMBER = (0x20, 0, 0, 0)  # struct seccomp_data begins with the number of the system call
-_LOAD_OPTION = (0x20, 0, 0, 16 + 2 * 8)  # the lower half of the third argument
+_LOAD_OPTION = {
+    IOCTL: (0x20, 0, 0, 16 + 8),  # the lower half of the second argument
+    GETSOCKOPT: (0x20, 0, 0, 16 + 2 * 8),  # of the third one
+}
 _RETURN, _JUMP_IF_EQUAL = 0x06, 0x15
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 
@@ -44,7 +50,7 @@ def _filter(errors: dict[str, int]) -> bytes:
         fail = (_RETURN, 0, 0, _FAIL | error)
         instructions.append(_LOAD_NUMBER)
         if option:
-            instructions += [(_JUMP_IF_EQUAL, 0, 3, int(number)), _LOAD_OPTION]
+            instructions += [(_JUMP_IF_EQUAL, 0, 3, int(number)), _LOAD_OPTION[int(number)]]
             instructions += [(_JUMP_IF_EQUAL, 0, 1, int(option)), fail]
         else:
             instructions += [(_JUMP_IF_EQUAL, 0, 1, int(number)), fail]

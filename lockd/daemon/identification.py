@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from lockd.daemon.owner_process import Place
 from lockd.daemon.session import Session
-from lockd.linux.peers import open_peer
-from lockd.linux.pid_namespaces import OUTSIDE, namespace_of, pid_here, pids_of
+from lockd.linux.peers import Peer, open_peer
+from lockd.linux.pid_namespaces import OUTSIDE, UNSEEN, namespace_of, pid_here, pids_of
 from lockd.linux.processes import has_ended, open_pidfd
 
 
@@ -37,6 +37,11 @@ class Subject(NamedTuple):
     is_certain: bool = True
     is_ended_peer: bool = False
 
+    def close(self) -> None:
+        """Close the pidfd, if there is one."""
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
 
 def identify(session: Session, number: int) -> Subject:
     """Find out which process a client means.
@@ -50,30 +55,40 @@ def identify(session: Session, number: int) -> Subject:
     if session.peer_pid == 0:
         return Subject(None, place=Place(OUTSIDE, number))
     peer = open_peer(session.fd, session.peer_pid, session.connected)
-    pids: tuple[int, ...] = ()
-    keep = False
+    if peer is None:
+        return _ended_peer(session.peer_pid, number)
+    subject = None
     try:
-        if peer is not None:
-            pids = pids_of(peer.pidfd)
-            keep = pids[-1:] == (number,)
+        subject = _meant_by(peer, session.peer_pid, number)
     finally:
-        if peer is not None and not keep:
+        if subject is None or subject.pidfd != peer.pidfd:
             os.close(peer.pidfd)
-    if peer is None or not pids:
-        if number == session.peer_pid:
-            return Subject(number, is_dead=True, is_ended_peer=True)
-        raise Unidentified(
-            f"process {session.peer_pid}, which connected, has ended: it can register no other one"
-        )
+    return subject
+
+
+def _ended_peer(pid: int, number: int) -> Subject:
+    """Return the process that connected, and has ended since. Nobody can know what its pid namespace was.
+
+    :raises Unidentified: it registers another process.
+    """
+    if number == pid:
+        return Subject(number, is_dead=True, is_ended_peer=True)
+    raise Unidentified(f"process {pid}, which connected, has ended: it can register no other one")
+
+
+def _meant_by(peer: Peer, peer_pid: int, number: int) -> Subject:
+    pids = pids_of(peer.pidfd)
+    if not pids:
+        return _ended_peer(peer_pid, number)
+    place = None
+    if len(pids) > 1:
+        namespace = namespace_of(pids[0])
+        place = None if namespace is None else Place(namespace, number)
+    if number == pids[-1]:
+        return Subject(pids[0], peer.pidfd, place, is_certain=peer.is_certain)
     if len(pids) == 1:
-        if keep:
-            return Subject(number, peer.pidfd, is_certain=peer.is_certain)
         pidfd = open_pidfd(number)
         return Subject(number, pidfd, is_dead=pidfd is None)
-    namespace = namespace_of(pids[0])
-    place = None if namespace is None else Place(namespace, number)
-    if keep:
-        return Subject(pids[0], peer.pidfd, place, is_certain=peer.is_certain)
     if place is None:
         raise Unidentified(
             f"the pid namespace of process {pids[0]} cannot be known, as its parent is in another one: "
@@ -89,13 +104,13 @@ def _translated(member: int, place: Place) -> Subject:
     """
     try:
         pid = pid_here(member, place.number)
-    except OSError:
+    except OSError as error:
+        if error.errno not in UNSEEN:
+            raise
         # An older kernel, or no CAP_SYS_PTRACE. Nobody is watched then; the owner keeps its locks until it
         # releases them, or until it registers itself.
         return Subject(None, place=place)
-    if pid is None:
-        return Subject(None, place=place, is_dead=True)
-    pidfd = open_pidfd(pid)
+    pidfd = None if pid is None else open_pidfd(pid)
     if pidfd is None:
         return Subject(None, place=place, is_dead=True)
     # The pid may have been given to another process between the two calls. A live process keeps its pids.

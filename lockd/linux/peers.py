@@ -72,7 +72,12 @@ def open_peer(connection: int, pid: int, connected: int | None) -> Peer | None:
     pidfd = open_pidfd(pid)
     if pidfd is None:
         return None
-    if connected is not None and not _started_by(pid, connected):
+    try:
+        is_it = connected is None or _started_by(pid, connected)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    if not is_it:
         os.close(pidfd)
         return None
     return Peer(pidfd, is_certain=connected is not None)
@@ -81,5 +86,5 @@ def open_peer(connection: int, pid: int, connected: int | None) -> Peer | None:
 def _started_by(pid: int, ticks: int) -> bool:
     try:
         return start_ticks(pid) <= ticks
-    except OSError:
-        return False
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has just ended; any other error says nothing about it

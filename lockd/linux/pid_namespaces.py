@@ -31,6 +31,10 @@ class PidNamespace(NamedTuple):
 OUTSIDE: Final = PidNamespace(0, 0)
 """Stands for all pid namespaces whose processes this process cannot see: it is in a container itself."""
 
+UNSEEN: Final = frozenset((errno.ENOTTY, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ESRCH))
+"""The errors that say that a process cannot be seen from here: it is gone, or the kernel is older, or does not permit it.
+Any other error, such as that there is no descriptor left, says nothing about the process."""
+
 UNKNOWN: Final = PidNamespace(-1, 0)
 """Stands for a pid namespace that nothing is known of: the state of virtlockd has only numbers."""
 
@@ -57,6 +61,7 @@ def namespace_of(pid: int) -> PidNamespace | None:
 
     :param pid: the pid here.
     :returns: the namespace; None if it cannot be known, as the parent is in another one (setns(2)) or dead.
+    :raises OSError: the process cannot be looked at now, as descriptors or memory have run out.
     """
     depth = 0
     for _ in range(_PATIENCE):
@@ -67,7 +72,11 @@ def namespace_of(pid: int) -> PidNamespace | None:
             if len(pids) == depth and pids[-1] == "1":
                 return PidNamespace(pid, start_ticks(pid))
             pid = int(fields["PPid"])
-        except (OSError, KeyError, ValueError):
+        except OSError as error:
+            if error.errno in UNSEEN:
+                return None
+            raise
+        except (KeyError, ValueError):
             return None
         if len(pids) < depth or pid == 0:
             return None
@@ -80,7 +89,8 @@ def pid_here(member: int, number: int) -> int | None:
     :param member: the pid here of a process of that namespace.
     :param number: the pid there.
     :returns: the pid here; None if no process has this pid there.
-    :raises OSError: it cannot be translated: the kernel is older than Linux 6.11, or does not permit it.
+    :raises OSError: it cannot be translated. With an error of ``UNSEEN``, it never can: the kernel is older than Linux
+        6.11, or does not permit it. Otherwise it cannot now, as descriptors or memory have run out.
     """
     namespace = os.open(f"/proc/{member}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,5 +1,7 @@
 """What has run out is logged once, with what to do about it, and costs nobody a lock or a connection."""
 
+import errno
+import itertools
 import os
 import resource
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lockd.wire import keepalive
+from tests.forbid import forbidding
 from tests.handover.program import PING
 from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import PrivateDaemon, private_daemon
@@ -65,6 +68,27 @@ def test_without_descriptors_the_log_says_once_what_to_do(daemon: PrivateDaemon,
             assert connection.recv(100) == keepalive.PONG
         assert logged(daemon, "LimitNOFILE=") == 2
         assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+
+
+def test_without_a_descriptor_a_guest_is_not_taken_for_one_that_has_ended(tmp_path: Path, disk: Path) -> None:
+    """Without SO_PEERPIDFD, before Linux 6.5, the start time of the process is read."""
+    wrapper = forbidding(so_peerpidfd=errno.ENOPROTOOPT)
+    with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon, RawClient(daemon, None) as client:
+        assert client.create_lockspace("") is None
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (_limit_with_one_free(daemon), before[1]))
+        refusal = f"Unable to watch over owner {os.getpid()}: Too many open files; raise the limit"
+        assert (client.register(os.getpid()) or "").startswith(refusal)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        assert client.register(os.getpid()) is None
+        assert client.acquire(disk) is None
+        assert client.release(disk) is None
+
+
+def _limit_with_one_free(daemon: PrivateDaemon) -> int:
+    """Return a limit of descriptors under which a daemon can open one more."""
+    opened = {int(fd) for fd in os.listdir(f"/proc/{daemon.pid}/fd")}
+    return next(fd for fd in itertools.count() if fd not in opened) + 1
 
 
 @pytest.fixture

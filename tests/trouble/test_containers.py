@@ -1,5 +1,6 @@
 """Guests in containers: the pid that such a guest registers is another process's on the host, or nobody's."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from lockd.client.errors import Refused
 from lockd.client.status import StatusConnection
 from tests.container import IN_CONTAINER, Container
+from tests.forbid import forbidding
 from tests.kernel_locks import locks_on
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import RawClient
@@ -130,6 +132,19 @@ def test_containers_are_told_apart_without_privileges(
             assert [owner["pid"] for owner in owners_of(daemon, disk)] == [guest.pid]
             guest.kill()
             wait_until(lambda disk=disk: locks_on(disk) == [], "the dead guest's lock ends")  # type: ignore[misc]
+
+
+def test_a_shortage_does_not_make_a_guest_in_a_container_one_that_cannot_be_watched(
+    tmp_path: Path, container: Container
+) -> None:
+    """Only some errors say that its pid cannot be translated. Its guest would keep its locks after its death."""
+    wrapper = forbidding(ns_get_tgid_from_pidns=errno.ENOMEM)
+    with private_daemon(tmp_path / "daemon", wrapper=wrapper) as daemon:
+        guest, libvirtd = container.start(daemon.socket), container.start(daemon.socket)
+        client = RawClient(libvirtd.connection, None)
+        refusal = f"Unable to watch over owner {guest.number}: Cannot allocate memory"
+        assert (client.register(guest.number) or "").startswith(refusal)
+        guest.register()
 
 
 def test_the_same_number_in_two_containers_means_two_owners(
