@@ -8,7 +8,7 @@ are released when it is dead.
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from time import time
 from typing import Final
@@ -90,31 +90,38 @@ class Owners:
 
     def new_key(self) -> int:
         """Return a key for an owner whose pid on this host is not known."""
-        self._last_key = min(self._last_key, 0, *self._processes) - 1
+        self._last_key -= 1
         return self._last_key
+
+    def keep_keys(self, keys: Iterable[int]) -> None:
+        """Give no new owner a key that holdings are stored by, though their owner may not be known.
+
+        :param keys: the keys of all holdings.
+        """
+        self._last_key = min(self._last_key, min(keys, default=0))
 
     def may_live(self, key: int) -> bool:
         """Return whether an owner may be alive, as far as this host can know.
 
         The kernel is asked, and not the clock, which may have been set since. An owner that the daemon cannot see
-        may be alive as long as a client is registered for it.
+        may be alive as long as a client is registered for it. If not even its pid namespace is known, it may be alive
+        as long as a process of this host has its number.
 
         :param key: its key.
         :returns: False if it is dead, or if nothing is known of it.
         """
         process = self._processes.get(key)
-        if process is not None and process.pidfd is not None:
+        if process is None:
+            return _is_used(key)
+        if process.pidfd is not None:
             return not process.has_ended()
-        if process is not None and (process.was_dead or process.pid is None):
-            return not process.was_dead and process.sessions > 0
-        try:
-            pidfd = open_pidfd(key if process is None or process.pid is None else process.pid)
-        except OSError:
-            return True
-        if pidfd is None:
+        if process.was_dead:
             return False
-        os.close(pidfd)
-        return True
+        if process.pid is not None:
+            return _is_used(process.pid)
+        # Of an owner whose pid namespace is not known, the number may be a pid of this host.
+        may_be_here = process.place is not None and process.place.namespace == UNKNOWN
+        return process.sessions > 0 or (may_be_here and _is_used(process.details.pid))
 
     def register(self, session: Session, details: Owner) -> None:
         """Register the owner that a session acquires and releases for, in place of the one before, if any.
@@ -147,32 +154,48 @@ class Owners:
         """
         if subject.is_ended_peer:
             return ended_owner(details)
+        try:
+            known = self._find_living(subject)
+        except BaseException:
+            subject.close()
+            raise
+        if known is None:
+            return self._add(subject, details)
+        self._complete(known, subject)
+        return known
+
+    def _find_living(self, subject: Subject) -> OwnerProcess | None:
+        """Find the owner that is a process. If the one that is found has ended, its locks end here, and it is none."""
         known = self._find(subject)
         if known is not None and _is_another(known, subject):
             self._release_ended(known)
-            known = None
-        if known is None:
-            key = subject.pid if subject.pid is not None else self.new_key()
-            process = OwnerProcess(key, details, subject.pid, subject.pidfd, subject.place)
-            process.was_dead = subject.is_dead
-            process.is_certain = subject.is_certain
-            self._watch(process)
-            return process
-        if known.pidfd is None:
+            return None
+        return known
+
+    def _add(self, subject: Subject, details: Owner) -> OwnerProcess:
+        key = subject.pid if subject.pid is not None else self.new_key()
+        process = OwnerProcess(key, details, subject.pid, subject.pidfd, subject.place)
+        process.was_dead = subject.is_dead
+        process.is_certain = subject.is_certain
+        self._watch(process)
+        return process
+
+    def _complete(self, known: OwnerProcess, subject: Subject) -> None:
+        """Add what a client tells to what is known of an owner."""
+        if known.pidfd is not None:
+            subject.close()
+        elif subject.pidfd is not None:
             # The process was not seen before. It is another one perhaps, but then the first one is dead: it had
             # the same pid.
             known.pidfd = subject.pidfd
-            known.was_dead = known.was_dead or subject.is_dead
-            known.is_certain = subject.is_certain
             self._watch(known)
-            if subject.pidfd is not None:
-                known.pid = subject.pid
-        elif subject.pidfd is not None:
-            os.close(subject.pidfd)
+            known.pid = subject.pid
+            known.is_certain = False
+        else:
+            known.was_dead = known.was_dead or subject.is_dead
         if known.place is None and subject.place is not None:
             known.place = subject.place
             self._by_place[subject.place] = known
-        return known
 
     def _find(self, subject: Subject) -> OwnerProcess | None:
         known = None if subject.pid is None else self._processes.get(subject.pid)
@@ -270,6 +293,7 @@ class Owners:
                 os.close(pidfd)
                 raise
         self._processes[process.key] = process
+        self._last_key = min(self._last_key, process.key)
         if process.place is not None:
             self._by_place[process.place] = process
 
@@ -282,6 +306,14 @@ class Owners:
     def _remove_session(self, process: OwnerProcess) -> None:
         """Count one session less for an owner, and forget it if it has no session and no lock left."""
         process.sessions -= 1
+        self._discard_unless_needed(process)
+
+    def discard_unneeded(self) -> None:
+        """Forget the owners that no client is registered for and that hold no lock, after a live upgrade."""
+        for process in list(self):
+            self._discard_unless_needed(process)
+
+    def _discard_unless_needed(self, process: OwnerProcess) -> None:
         # An owner that is being fenced is watched until it is dead, even if its locks have been released.
         if process.sessions == 0 and process.fencing_since is None and not self._holds_any(process.key):
             self._discard(process)
@@ -307,6 +339,18 @@ def ended_owner(details: Owner) -> OwnerProcess:
     process = OwnerProcess(details.pid, details, details.pid, None)
     process.was_dead = process.ended = True
     return process
+
+
+def _is_used(pid: int) -> bool:
+    """Return whether a process of this host may have a pid."""
+    try:
+        pidfd = open_pidfd(pid)
+    except OSError:
+        return True
+    if pidfd is None:
+        return False
+    os.close(pidfd)
+    return True
 
 
 def _is_another(known: OwnerProcess, subject: Subject) -> bool:

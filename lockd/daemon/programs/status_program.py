@@ -326,7 +326,8 @@ class StatusProgram:
         process = self._owners.get(key)
         words = owner_name(key, process)
         if process is not None and process.pid is None:
-            why = "which may be alive, as a client is connected for it"
+            connected = "a client is connected for it"
+            why = f"which may be alive, as {connected if process.sessions else 'a process of this host has its pid'}"
         else:
             why = "which is alive on this host"
         raise Refused(operation_invalid(f"{resource.name} is held by {words}, {why}"))

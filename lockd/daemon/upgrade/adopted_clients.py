@@ -42,7 +42,8 @@ def adopt_owner(owners: Owners, entry: dict[str, Any]) -> None:
     # An earlier lockd has no keys, and takes each number for a pid of its own pid namespace.
     key = entry.get("key", entry["pid"])
     process = OwnerProcess(key, details, entry.get("host_pid", key), pidfd, _place(entry.get("place")))
-    process.was_dead = entry.get("was_dead", False)
+    # It watches whoever has the number when it is registered.
+    process.was_dead = entry.get("was_dead", "key" not in entry and pidfd is None)
     process.is_certain = entry.get("is_certain", True)
     process.fencing_since = entry["fencing_since"]
     owners.adopt(process)
@@ -59,69 +60,107 @@ class Numbers:
     """Which owners the numbers stand for by which virtlockd stores holdings.
 
     They are the pids that clients have registered, and each is one of its client's pid namespace. An earlier lockd
-    stores them too.
+    stores them too. It takes each for a pid of its own pid namespace, and may watch a stranger that has it there.
 
-    :param owners: the owners of the daemon.
+    At first, the holdings are stored by keys that no owner has. So the end of a process takes no lock with it before
+    it is known whose lock it is.
+
+    :param owners: the owners of the daemon: those that an earlier lockd has told of, if any.
+    :param table: the lock table, with all adopted locks. Its holdings are stored by numbers.
     """
 
-    def __init__(self, owners: Owners) -> None:
+    def __init__(self, owners: Owners, table: LockTable) -> None:
         self._owners = owners
-        self._known: dict[int, list[OwnerProcess]] = {}
+        self._table = table
+        self._keys = {number: owners.new_key() for resource in table for number in resource.holdings}
+        table.replace_owners({number: [key] for number, key in self._keys.items()})
+        self._told = {owner.details.pid: owner for owner in owners}
+        self._not_seen = {number for number, owner in self._told.items() if owner.pidfd is None}
+        self._registered: dict[int, list[OwnerProcess]] = {}
 
-    def add(self, number: int, owner: OwnerProcess) -> None:
-        """Add the owner that a client has registered.
+    def register(self, session: Session, details: Owner) -> None:
+        """Register the owner that a client has registered before.
 
-        :param number: the pid that the client has registered.
-        :param owner: the owner.
+        :param session: the client.
+        :param details: what it has said about the owner.
+        :raises OSError: see ``Owners.register``.
+        :raises Unidentified: likewise.
         """
-        self._known.setdefault(number, []).append(owner)
+        number = details.pid
+        try:
+            self._owners.register(session, details)
+        except BaseException:
+            if session.peer_pid != number:
+                # Nobody knows of which pid namespace the number is.
+                self._registered.setdefault(number, [])
+            raise
+        owner = session.owner
+        if owner is not None and self._is_successor(owner, session):
+            owner = ended_owner(details)
+            self._owners.attach(session, owner)
+        if owner is not None:
+            self._registered.setdefault(number, []).append(owner)
 
-    def replace(self, table: LockTable) -> None:
+    def _is_successor(self, owner: OwnerProcess, session: Session) -> bool:
+        """Return whether a process has the pid of the one that was registered, which has ended."""
+        told = self._told.get(owner.details.pid)
+        was_seen = told is not None and told.ended and owner.details.pid not in self._not_seen
+        return was_seen and owner.place is None and owner.pid != session.peer_pid
+
+    def replace(self) -> None:
         """Store the holdings of the adopted locks by the keys of their owners.
 
         If several processes have registered one number, any of them may hold a lock: each one gets a holding, and
         none is killed, as it may hold nothing.
-
-        :param table: the lock table, with all adopted locks. Its holdings are stored by numbers.
         """
-        numbers = {number for resource in table for number in resource.holdings}
+        has_containers = any(owner.place is not None for owner in self._owners)
         replacements: dict[int, set[int]] = {}
         dead = []
-        for number in numbers:
-            owners = {owner.key: owner for owner in self._known.get(number, ()) if not owner.ended}
-            if not owners:
-                owner = self._unconnected(number)
-                owners = {owner.key: owner}
-                if number in self._known:
+        for number, key in self._keys.items():
+            registered = self._registered.get(number)
+            living = {owner.key: owner for owner in registered or () if not owner.ended}
+            if living:
+                several = len(living) > 1 or any(owner.ended for owner in registered or ())
+                for owner in living.values():
+                    # A process of this host that had the number later than the first owner may hold nothing.
+                    if several or (owner.place is None and number in self._not_seen):
+                        owner.is_certain = False
+            else:
+                owner = self._unconnected(number, may_be_here=registered is None and not has_containers)
+                living = {owner.key: owner}
+                if registered:
                     dead.append(owner)
-            elif len(owners) > 1:
-                for owner in owners.values():
-                    owner.is_certain = False
-            replacements[number] = set(owners)
-        table.replace_owners(replacements)
+            replacements[key] = set(living)
+        self._table.replace_owners(replacements)
         for owner in dead:
             self._owners.release_dead(owner)
 
-    def _unconnected(self, number: int) -> OwnerProcess:
+    def _unconnected(self, number: int, *, may_be_here: bool) -> OwnerProcess:
         """Return an owner that no living client is registered for.
 
         virtlockd has its details only if a client is connected for it. It may write to a disk nevertheless. If
         clients in containers use the daemon, or if there is no such process on this host, the owner may be in a
         container: then nobody is watched.
+
+        :param may_be_here: whether a process of this host that has the number is the owner.
         """
+        told = self._told.get(number)
         details = Owner(UUID(NO_UUID), "", 0, number)
-        pidfd = None
-        is_here = number not in self._known and all(owner.place is None for owner in self._owners)
-        known = self._owners.get(number) if is_here else None
-        if known is not None:
-            return known
-        if is_here:
+        if may_be_here and told is not None and told.pidfd is not None:
+            return told
+        if may_be_here and told is None:
             with salvage.part(f"owner {number}"):
                 pidfd = open_pidfd(number)
-        if pidfd is not None:
-            owner = OwnerProcess(number, details, number, pidfd)
-        else:
-            owner = OwnerProcess(self._owners.new_key(), details, None, None, Place(UNKNOWN, number))
+                if pidfd is not None:
+                    owner = OwnerProcess(number, details, number, pidfd)
+                    # The owner may have ended, and its pid be another one's.
+                    owner.is_certain = False
+                    self._owners.adopt(owner)
+                    return owner
+        if told is not None and told.details.pid == number:
+            details = told.details
+        owner = OwnerProcess(self._owners.new_key(), details, None, None, Place(UNKNOWN, number))
+        owner.was_dead = number in self._not_seen
         self._owners.adopt(owner)
         return owner
 
@@ -139,88 +178,111 @@ def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
                 pidfd = open_pidfd(key)
                 owner = OwnerProcess(key, details, key if key > 0 else None, pidfd)
                 owner.was_dead = key > 0 and pidfd is None
+                # The owner may have ended, and its pid be another one's.
+                owner.is_certain = False
                 owners.adopt(owner)
 
 
-def adopt_server(
-    server: Server, reactor: Reactor, owners: Owners, numbers: Numbers, entry: dict[str, Any]
-) -> None:
-    """Take over the limits and the clients of a server.
+class Clients:
+    """Takes over the servers' limits and clients.
 
-    :param server: the server.
     :param reactor: serves the clients.
     :param owners: the owners of the daemon; owners of the clients are registered with them.
-    :param numbers: gets to know which owners the clients have registered.
-    :param entry: the entry of the server in the state.
+    :param numbers: registers the owners of the clients, if holdings are stored by numbers; otherwise None.
     """
-    extra = salvage.dictionary(entry, "lockd")
-    configured = salvage.dictionary(extra, "configured")
-    for name in asdict(server.limits):
-        # A limit that was set at run time is kept. Any other limit comes from the configuration, which may
-        # have changed.
-        if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
-            setattr(server.limits, name, entry[name])
-    adopt = partial(_adopt_client, server, reactor, owners, numbers)
-    for clients in (entry.get("clients"), extra.get("clients")):
-        salvage.each(f"{server.name}'s client", clients, "id", adopt)
-    told = entry.get("next_client_id")
-    ids = [told if isinstance(told, int) else 1, *(number + 1 for number in server.sessions)]
-    server.next_client_id = max(1, *ids)
 
+    def __init__(self, reactor: Reactor, owners: Owners, numbers: Numbers | None) -> None:
+        self._reactor = reactor
+        self._owners = owners
+        self._numbers = numbers
+        self._unfinished: list[tuple[Session, Frame | None, bytes]] = []
 
-def _adopt_client(
-    server: Server, reactor: Reactor, owners: Owners, numbers: Numbers, entry: dict[str, Any]
-) -> None:
-    """Take over a client. If that fails, its connection is closed; its owner is not fenced, and keeps its locks."""
-    fd = entry["sock"]["fd"]
-    os.set_inheritable(fd, False)
-    connection = socket.socket(fileno=fd)
-    try:
-        connection.setblocking(False)
-        private, extra = entry["privateData"], entry.get("lockd", {})
-        owner = _owner_of(private)
-        call = _whole_frame(b64decode(extra["call"])) if extra.get("call") else None
-        unread, unsent = (b64decode(extra.get(key, "")) for key in ("input", "output"))
-        number = entry["id"]
-        if not isinstance(number, int) or number in server.sessions:
-            raise ValueError("its number is none, or another client has it")
-        session = Session(server, reactor, connection, number)
-    except BaseException:
-        connection.close()
-        raise
-    server.adopt(session)
-    try:
-        session.connected_at = int(entry["conn_time"])
-        session.connected = extra.get("connected")
-        session.restricted = bool(private["restricted"])
-        if owner is not None:
-            _register(owners, session, owner, extra)
-        if owner is not None and session.owner is not None:
-            numbers.add(owner.pid, session.owner)
-        session.reader.resume(unread, extra.get("missing", 0))
-        session.resume(call, unsent)
-    except BaseException:
-        session.abandon()
-        raise
+    def adopt(self, server: Server, entry: dict[str, Any]) -> None:
+        """Take over the limits and the clients of a server. Their calls wait for ``resume``.
 
+        :param server: the server.
+        :param entry: the entry of the server in the state.
+        """
+        extra = salvage.dictionary(entry, "lockd")
+        configured = salvage.dictionary(extra, "configured")
+        for name in asdict(server.limits):
+            # A limit that was set at run time is kept. Any other limit comes from the configuration, which may
+            # have changed.
+            if isinstance(entry.get(name), int) and entry[name] != configured.get(name):
+                setattr(server.limits, name, entry[name])
+        adopt = partial(self._adopt_client, server)
+        for clients in (entry.get("clients"), extra.get("clients")):
+            salvage.each(f"{server.name}'s client", clients, "id", adopt)
+        told = entry.get("next_client_id")
+        ids = [told if isinstance(told, int) else 1, *(number + 1 for number in server.sessions)]
+        server.next_client_id = max(1, *ids)
 
-def _register(owners: Owners, session: Session, details: Owner, extra: dict[str, Any]) -> None:
-    """Have a client acquire and release for the owner that it had.
+    def resume(self) -> None:
+        """Continue the calls of all clients. All locks and owners have to be taken over before.
 
-    :param extra: what virtlockd does not tell: the owner's key, and whether the owner has ended.
-    """
-    if extra.get("owner_ended"):
-        # Its pid may be that of another process now, for which this client must not act.
-        owners.attach(session, ended_owner(details))
-        return
-    key = extra.get("owner")
-    known = None if key is None else owners.get(key)
-    if known is not None:
-        owners.attach(session, known)
-        return
-    # The client may have ended: then nobody can know in which pid namespace it was. It stays unregistered.
-    with suppress(Unidentified):
-        owners.register(session, details)
+        A call may acquire or release: its owner must be the one that the locks are stored by.
+        """
+        for session, call, unsent in self._unfinished:
+            with salvage.part(f"the calls of client {session.id}"):
+                try:
+                    session.resume(call, unsent)
+                except BaseException:
+                    session.abandon()
+                    raise
+        self._unfinished.clear()
+
+    def _adopt_client(self, server: Server, entry: dict[str, Any]) -> None:
+        """Take over a client. If that fails, its connection is closed; its owner is not fenced, and keeps its locks."""
+        fd = entry["sock"]["fd"]
+        os.set_inheritable(fd, False)
+        connection = socket.socket(fileno=fd)
+        try:
+            connection.setblocking(False)
+            private, extra = entry["privateData"], entry.get("lockd", {})
+            owner = _owner_of(private)
+            call = _whole_frame(b64decode(extra["call"])) if extra.get("call") else None
+            unread, unsent = (b64decode(extra.get(key, "")) for key in ("input", "output"))
+            number = entry["id"]
+            if not isinstance(number, int) or number in server.sessions:
+                raise ValueError("its number is none, or another client has it")
+            session = Session(server, self._reactor, connection, number)
+        except BaseException:
+            connection.close()
+            raise
+        server.adopt(session)
+        try:
+            session.connected_at = int(entry["conn_time"])
+            session.connected = extra.get("connected")
+            session.restricted = bool(private["restricted"])
+            session.reader.resume(unread, extra.get("missing", 0))
+            if owner is not None:
+                self._register(session, owner, extra)
+        except BaseException:
+            session.abandon()
+            raise
+        self._unfinished.append((session, call, unsent))
+
+    def _register(self, session: Session, details: Owner, extra: dict[str, Any]) -> None:
+        """Have a client acquire and release for the owner that it had.
+
+        :param extra: what virtlockd does not tell: the owner's key, and whether the owner has ended.
+        """
+        if extra.get("owner_ended"):
+            # Its pid may be that of another process now, for which this client must not act.
+            self._owners.attach(session, ended_owner(details))
+            return
+        key = extra.get("owner")
+        known = None if key is None else self._owners.get(key)
+        if known is None and isinstance(key, int) and key < 0:
+            # Its entry could not be taken over. Its locks are stored by this key, which tells of no process.
+            known = OwnerProcess(key, details, None, None, Place(UNKNOWN, details.pid))
+            self._owners.adopt(known)
+        if known is not None:
+            self._owners.attach(session, known)
+            return
+        # The client may have ended: then nobody can know in which pid namespace it was. It stays unregistered.
+        with suppress(Unidentified):
+            (self._numbers or self._owners).register(session, details)
 
 
 def _owner_of(private: dict[str, Any]) -> Owner | None:

@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
-    """Take over everything in a state: first the locks, then the owners, then the clients.
+    """Take over everything in a state: first the locks, then the owners and clients, then calls.
 
     :param daemon: the daemon, which does not serve clients yet.
     :param state: the state that the program before this one has written.
@@ -35,20 +35,23 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
         adopted_locks.check_locks(daemon.table, daemon.locker)
     adopt_owner = partial(adopted_clients.adopt_owner, daemon.owners)
     salvage.each("owner", extra.get("owners"), "pid", adopt_owner)
-    numbers = adopted_clients.Numbers(daemon.owners)
+    with salvage.part("the keys of the owners"):
+        daemon.owners.keep_keys(key for resource in daemon.table for key in resource.holdings)
+    numbers = None if extra.get("by_key") else adopted_clients.Numbers(daemon.owners, daemon.table)
+    clients = adopted_clients.Clients(daemon.reactor, daemon.owners, numbers)
     servers = salvage.dictionary(salvage.dictionary(state, "daemon"), "servers")
     for server in daemon.servers:
-        entry = salvage.dictionary(servers, server.name)
-        adopted_clients.adopt_server(server, daemon.reactor, daemon.owners, numbers, entry)
-    if not extra.get("by_key"):
+        clients.adopt(server, salvage.dictionary(servers, server.name))
+    if numbers is not None:
         with salvage.part("the owners of the locks"):
-            numbers.replace(daemon.table)
+            numbers.replace()
     adopted_clients.watch_over_unknown_owners(daemon.owners, daemon.table)
     for process in list(daemon.owners):
         if process.fencing_since is not None:
             daemon.owners.fence(process)
     finish_release = partial(adopted_locks.finish_release, daemon.table, daemon.locker, now)
     salvage.each("release of", extra.get("releasing"), "path", finish_release)
+    daemon.owners.discard_unneeded()
     with salvage.part("the idle time"):
         daemon.lifetime.resume(extra.get("idle_seconds", 0.0), daemon.clients_seen)
     with salvage.part("the counters"):
@@ -57,6 +60,7 @@ def adopt(daemon: Daemon, state: dict[str, Any]) -> None:
         # The log comes last: now all locked files are claimed, so none of them can be opened as a log file
         # (Invariant 1).
         daemon.log.adopt(salvage.dictionary(extra, "log"))
+    clients.resume()
     _logger.info("took over %d locks and %d clients", len(daemon.table), len(daemon.lock_server.sessions))
 
 
