@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lockd.engines.files.claims import Claim
 from lockd.engines.files.engine import FilesEngine
-from lockd.engines.files.inodes import Claim, Inodes
+from lockd.engines.files.inodes import Inodes
 from lockd.linux import record_locks
 from lockd.locks.engine import Later
 from lockd.locks.errors import (

@@ -24,7 +24,8 @@ from lockd.daemon.log.sinks import STANDARD_ERROR, LogFile, Sink, level_of, open
 from lockd.daemon.log.slow_file import SlowLogFile
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.daemon.tasks import Tasks
-from lockd.engines.files.inodes import Claimed, Inodes
+from lockd.engines.files.claims import Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.descriptors import target_of
 

@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from lockd.daemon.log.settings import JOURNAL_SOCKET, Level, LogSettingError, Output
-from lockd.engines.files.inodes import Claim, Claimed, Inodes
+from lockd.engines.files.claims import Claim, Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.linux.directories import make_directories
 from lockd.linux.printable import printable
 

@@ -13,7 +13,8 @@ from typing import Final
 import trio
 
 from lockd.daemon.slow_calls import SlowCalls
-from lockd.engines.files.inodes import ABANDONED, ORPHANED, Claimed, Inodes
+from lockd.engines.files.claims import ABANDONED, ORPHANED, Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.linux.descriptors import open_descriptors, target_of
 
 _ABANDONED_SECONDS: Final = 60

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Final
 
 from lockd.engines.files import file_lock, lockspaces
-from lockd.engines.files.inodes import NOT_OPEN, BlockDevice, Claim, Claimed, Inodes
+from lockd.engines.files.claims import NOT_OPEN, BlockDevice, Claim, Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.block_devices import Relations, relations_of
 from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device

@@ -11,7 +11,8 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from lockd.engines.files.inodes import BlockDevice, Claim, Claimed, Inodes
+from lockd.engines.files.claims import BlockDevice, Claim, Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.leases import break_seconds
 from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared

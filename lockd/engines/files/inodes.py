@@ -17,106 +17,33 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final
 
+from lockd.engines.files.claims import ABANDONED, NOT_OPEN, BlockDevice, Claim, Claimed
+from lockd.engines.files.opening import (
+    DANGLING,
+    EXCLUSIVELY,
+    KIND,
+    NEW,
+    REGULAR,
+    SAFELY,
+    WITHOUT_WAITING,
+    check_kind,
+)
 from lockd.engines.files.related_devices import RelatedDevices
 from lockd.linux.block_devices import Relations, relations_of
 from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
-from lockd.locks.engine import Hold
 from lockd.locks.resource import Resource
 
 _open: Final = os.open
 _close: Final = os.close
 _fstat: Final = os.fstat
 
-_SAFELY: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Flags of every open(2) here. Without O_NOCTTY, a terminal that a path leads to becomes the controlling terminal of a
-session leader, as a service is, and its user can end the daemon by ^C (open(2), setsid(2))."""
-
-_WITHOUT_WAITING: Final = os.O_NOFOLLOW | _SAFELY
-_EXCLUSIVELY: Final = os.O_CREAT | os.O_EXCL | _WITHOUT_WAITING
-_NEW: Final = os.O_RDWR | _EXCLUSIVELY
-
 # Places in a stat_result. Looking its fields up by their names takes longer.
 _MODE: Final = 0
 _LINKS: Final = 3
 
-_KIND: Final = 0o170000  # S_IFMT of inode(7)
-_REGULAR: Final = stat.S_IFREG
-
-_UNOPENED: Final = {
-    # As open(2) says it. A link is left to a worker thread.
-    stat.S_IFDIR: (errno.EISDIR, os.strerror(errno.EISDIR)),
-    stat.S_IFLNK: (errno.ELOOP, os.strerror(errno.ELOOP)),
-    stat.S_IFSOCK: (errno.ENXIO, os.strerror(errno.ENXIO)),
-    # No file at all, such as the descriptor of an epoll in /proc/PID/fd. open(2) would open a pidfd: the end of the lock
-    # on it would come with the end of any other pidfd of that process (Invariant 1).
-    0: (errno.ENXIO, os.strerror(errno.ENXIO)),
-    # open(2) would open these.
-    stat.S_IFIFO: (errno.ENOTBLK, "it is a pipe, neither a regular file nor a block device"),
-    stat.S_IFCHR: (errno.ENOTBLK, "it is a character device, neither a regular file nor a block device"),
-}
-"""Why what is neither a regular file nor a block device is not opened. To open a character device can be an act: it
-starts the timer of a watchdog, which resets the host, or rewinds a tape."""
-
-_DANGLING: Final = "it is a symbolic link to a file that does not exist"
-
 _KNOWN_MAX: Final = 16384
-
-NOT_OPEN: Final = -1
-"""The descriptor of a claim whose file is not open."""
-
-ABANDONED: Final = "a call that an upgrade cut off"
-"""The holder of a descriptor that a worker thread had just opened when the program was replaced. The next claim on its
-inode takes the descriptor over."""
-
-ORPHANED: Final = "a daemon before this one, whose state is lost"
-"""The holder of an inherited descriptor if no state tells whether there is a lock on it."""
-
-
-class Claimed(Exception):
-    """The inode is claimed already.
-
-    :ivar claim: the present claim; its holder tells for what.
-    """
-
-    def __init__(self, claim: "Claim") -> None:
-        super().__init__(claim)
-        self.claim = claim
-
-
-class BlockDevice(Exception):
-    """The file is a block device, which may block, and was not opened.
-
-    :ivar identity: what identifies it.
-    """
-
-    def __init__(self, identity: Identity) -> None:
-        super().__init__(identity)
-        self.identity = identity
-
-
-class Claim(Hold):
-    """The right to open one inode, and the descriptors that are open on it.
-
-    :ivar holder: what the claim was made for, for example a ``Resource`` or a log file.
-    :ivar identity: what identifies the inode.
-    :ivar fd: the descriptor to lock.
-    :ivar parked: further descriptors of the inode, which are closed when the claim ends; None if there are none.
-    """
-
-    __slots__ = ("fd", "holder", "identity", "parked")
-
-    def __init__(self, holder: Any, identity: Identity, fd: int) -> None:
-        self.holder = holder
-        self.identity = identity
-        self.fd = fd
-        self.parked: list[int] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the file is open."""
-        return self.fd != NOT_OPEN
 
 
 class Inodes:
@@ -128,7 +55,7 @@ class Inodes:
         self._parked = 0
         # By path, of the files that ``open`` has opened: whether the path can lead to a regular file only.
         self._regular: dict[str, bool] = {}
-        self._related: RelatedDevices[Claim] = RelatedDevices()
+        self._related = RelatedDevices()
         self._devices = 0  # how many claims are in it, as that is asked for each file
         # Descriptors of new files whose identity the file system did not tell.
         self._unidentified: list[int] = []
@@ -156,7 +83,7 @@ class Inodes:
             EWOULDBLOCK if somebody has a lease on the file, which may take a minute to break. Or it is neither a
             regular file nor a block device.
         """
-        flags |= _WITHOUT_WAITING
+        flags |= WITHOUT_WAITING
         if self._parked or not self._regular.get(path, False):
             claim = self.open_pinned(path, flags, holder)
             if path not in self._regular:
@@ -170,7 +97,7 @@ class Inodes:
             self._unidentified.append(fd)
             raise
         claim = self._claim_open(Claim(holder, identity_of(status), fd))
-        if status[_MODE] & _KIND != _REGULAR:
+        if status[_MODE] & KIND != REGULAR:
             del self._regular[path]
             self._refuse_opened(claim, status, path)
         if self._devices:
@@ -184,12 +111,12 @@ class Inodes:
             status = _fstat(claim.fd)
         except OSError:
             return  # the file is claimed all the same, and pinned again the next time
-        self._regular[path] = status[_MODE] & _KIND == _REGULAR and not others_can_replace(path)
+        self._regular[path] = status[_MODE] & KIND == REGULAR and not others_can_replace(path)
 
     def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> None:
         """Close what should not have been opened, if it is neither a regular file nor a block device."""
         try:
-            _check_kind(status, path)
+            check_kind(status, path)
         except OSError:
             self.close(claim)
             raise
@@ -215,7 +142,7 @@ class Inodes:
         self._mutex.acquire()
         try:
             try:
-                fd = _open(path, _NEW, 0o600)
+                fd = _open(path, NEW, 0o600)
             except FileExistsError:
                 return None
             # Nobody has claimed the new inode, so closing it here ends no other lock (Invariant 1).
@@ -252,7 +179,7 @@ class Inodes:
         :raises BlockDevice: it is another block device.
         :raises OSError: open(2) failed, or it is neither a regular file nor a block device.
         """
-        flags |= _SAFELY
+        flags |= SAFELY
         while True:
             try:
                 pin = _open(path, os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW)
@@ -274,7 +201,7 @@ class Inodes:
             identity = identity_of(status)
             relations: Relations | None = None
             if lockable:
-                _check_kind(status, path)
+                check_kind(status, path)
                 if is_block_device(identity):
                     if identity != device:
                         raise BlockDevice(identity)
@@ -303,7 +230,7 @@ class Inodes:
             os.mknod(path, stat.S_IFREG | 0o600)
         except FileExistsError:
             if os.path.islink(path):
-                raise FileNotFoundError(errno.ENOENT, _DANGLING, path) from None
+                raise FileNotFoundError(errno.ENOENT, DANGLING, path) from None
         except FileNotFoundError:
             raise
         except OSError:
@@ -313,7 +240,7 @@ class Inodes:
 
     def _make_by_opening(self, path: str, flags: int, holder: Any) -> Claim | None:
         try:
-            fd = _open(path, flags & os.O_ACCMODE | _EXCLUSIVELY, 0o600)
+            fd = _open(path, flags & os.O_ACCMODE | EXCLUSIVELY, 0o600)
         except FileExistsError:
             return None
         try:
@@ -527,13 +454,3 @@ def _close_local(fd: int) -> None:
     """Close a descriptor that was opened on the reactor's thread, so on a local file system."""
     with suppress(OSError):
         os.close(fd)
-
-
-def _check_kind(status: os.stat_result, path: str) -> None:
-    """Refuse what is neither a regular file nor a block device.
-
-    :raises OSError: it is something else.
-    """
-    refusal = _UNOPENED.get(status.st_mode & _KIND)
-    if refusal is not None:
-        raise OSError(*refusal, path)

@@ -2,8 +2,9 @@
 
 import os
 
+from lockd.engines.files.claims import BlockDevice, Claimed
 from lockd.engines.files.file_lock import claim_refused, opening_failed
-from lockd.engines.files.inodes import BlockDevice, Claimed, Inodes
+from lockd.engines.files.inodes import Inodes
 from lockd.linux.directories import make_directories
 from lockd.locks.errors import InvalidName, NotADirectory, SystemCallFailed
 from lockd.locks.resource import DIRECT

@@ -4,28 +4,14 @@ The kernel's locks know nothing of that. Two guests with a device each would wri
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Protocol, TypeVar
 
+from lockd.engines.files.claims import Claim
 from lockd.linux.block_devices import Data, Relations
 from lockd.linux.file_identity import Identity
 from lockd.locks.resource import Resource
 
 
-class ClaimLike(Protocol):
-    """What is asked of a claim (``lockd.engines.files.inodes.Claim``).
-
-    :ivar holder: what it is for.
-    :ivar identity: what identifies the file or block device.
-    """
-
-    holder: Any
-    identity: Identity
-
-
-Claim = TypeVar("Claim", bound=ClaimLike)
-
-
-class RelatedDevices(Generic[Claim]):
+class RelatedDevices:
     """The claimed block devices, by what they are related to. The mutex of the claims protects it."""
 
     def __init__(self) -> None:
@@ -96,5 +82,5 @@ class RelatedDevices(Generic[Claim]):
                 yield claims[data]
 
 
-def _is_shared(claim: ClaimLike) -> bool:
+def _is_shared(claim: Claim) -> bool:
     return isinstance(claim.holder, Resource) and claim.holder.shared

@@ -15,7 +15,8 @@ from tests.uncompiled import uncompiled
 # Tests below subclass Inodes. Interpreted classes cannot inherit from compiled ones.
 with uncompiled():
     from lockd.engines.files import file_lock
-    from lockd.engines.files.inodes import Claim, Inodes
+    from lockd.engines.files.claims import Claim
+    from lockd.engines.files.inodes import Inodes
     from lockd.linux.file_identity import Identity
     from lockd.locks.engine import Engine
     from lockd.locks.errors import Busy, SystemCallFailed, TryAgain

@@ -14,7 +14,8 @@ from sys import getswitchinterval, setswitchinterval
 import pytest
 
 from lockd.engines.files import file_lock
-from lockd.engines.files.inodes import ABANDONED, BlockDevice, Claim, Claimed, Inodes
+from lockd.engines.files.claims import ABANDONED, BlockDevice, Claim, Claimed
+from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.lockspaces import create_file, delete_file
 from lockd.linux import record_locks
 from lockd.linux.file_identity import identity_of

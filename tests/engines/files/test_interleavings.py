@@ -21,7 +21,8 @@ from tests.uncompiled import uncompiled
 
 with uncompiled():
     from lockd.engines.files import file_lock
-    from lockd.engines.files.inodes import Claim, Inodes
+    from lockd.engines.files.claims import Claim
+    from lockd.engines.files.inodes import Inodes
     from lockd.engines.files.lockspaces import create_file, delete_file
     from lockd.locks.engine import Engine
     from lockd.locks.errors import Busy, TryAgain

@@ -1,0 +1,61 @@
+"""Claims: the right to open an inode, and what is raised where there is none."""
+
+from typing import Any, Final
+
+from lockd.linux.file_identity import Identity
+from lockd.locks.engine import Hold
+
+NOT_OPEN: Final = -1
+"""The descriptor of a claim whose file is not open."""
+
+ABANDONED: Final = "a call that an upgrade cut off"
+"""The holder of a descriptor that a worker thread had just opened when the program was replaced. The next claim on its
+inode takes the descriptor over."""
+
+ORPHANED: Final = "a daemon before this one, whose state is lost"
+"""The holder of an inherited descriptor if no state tells whether there is a lock on it."""
+
+
+class Claim(Hold):
+    """The right to open one inode, and the descriptors that are open on it.
+
+    :ivar holder: what the claim was made for, for example a ``Resource`` or a log file.
+    :ivar identity: what identifies the inode.
+    :ivar fd: the descriptor to lock.
+    :ivar parked: further descriptors of the inode, which are closed when the claim ends; None if there are none.
+    """
+
+    __slots__ = ("fd", "holder", "identity", "parked")
+
+    def __init__(self, holder: Any, identity: Identity, fd: int) -> None:
+        self.holder = holder
+        self.identity = identity
+        self.fd = fd
+        self.parked: list[int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self.fd != NOT_OPEN
+
+
+class Claimed(Exception):
+    """The inode is claimed already.
+
+    :ivar claim: the present claim; its holder tells for what.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(claim)
+        self.claim = claim
+
+
+class BlockDevice(Exception):
+    """The file is a block device, which may block, and was not opened.
+
+    :ivar identity: what identifies it.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(identity)
+        self.identity = identity
