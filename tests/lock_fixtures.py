@@ -34,19 +34,35 @@ def mounts() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def loop_device(file: Path, *options: str) -> Iterator[Path]:
+    """Make a loop device. Skip the test where there can be none.
+
+    :param file: the file to put it on.
+    :param options: options of losetup(8).
+    :yields: the node of the device.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("a block device needs root")
+    command = ["losetup", "--find", "--show", *options, str(file)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a block device needs losetup: {made.stderr.strip()}")
+    node = Path(made.stdout.strip())
+    try:
+        yield node
+    finally:
+        subprocess.run(["losetup", "--detach", str(node)], check=True)
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Path]:
     """The node of a block device of 1 MiB."""
     image = tmp_path / "device.img"
     image.touch()
     os.truncate(image, 1024 * 1024)
-    command = ["losetup", "--find", "--show", str(image)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        pytest.skip(f"a block device needs losetup: {made.stderr.strip()}")
-    node = Path(made.stdout.strip())
-    yield node
-    subprocess.run(["losetup", "--detach", str(node)], check=True)
+    with loop_device(image) as node:
+        yield node
 
 
 @pytest.fixture
@@ -111,17 +127,14 @@ def partitioned(file: Path) -> Iterator[tuple[Path, Path, list[Path]]]:
     table[510:] = b"\x55\xaa"
     with file.open("r+b") as written:
         written.write(table)
-    command = ["losetup", "--find", "--show", "--partscan", str(file)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        pytest.skip(f"a block device needs losetup: {made.stderr.strip()}")
-    disk = Path(made.stdout.strip())
-    try:
-        # A kernel need not know the table: partx(8) reads it, and tells the kernel of the partitions.
-        subprocess.run(["partx", "--add", str(disk)], capture_output=True, check=False)
-        partitions = [Path(f"{disk}p{number}") for number in (1, 2)]
-        wait_until(lambda: all(partition.exists() for partition in partitions), "the partitions are there")
-        yield file, disk, partitions
-    finally:
-        subprocess.run(["partx", "--delete", str(disk)], check=False)
-        subprocess.run(["losetup", "--detach", str(disk)], check=True)
+    with loop_device(file, "--partscan") as disk:
+        try:
+            # A kernel need not know the table: partx(8) reads it, and tells the kernel of the partitions.
+            subprocess.run(["partx", "--add", str(disk)], capture_output=True, check=False)
+            partitions = [Path(f"{disk}p{number}") for number in (1, 2)]
+            wait_until(
+                lambda: all(partition.exists() for partition in partitions), "the partitions are there"
+            )
+            yield file, disk, partitions
+        finally:
+            subprocess.run(["partx", "--delete", str(disk)], check=False)

@@ -2,14 +2,15 @@
 
 import os
 import stat
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.differences.conftest import Scene
 from tests.kernel_locks import KernelLock, locks_on
+from tests.lock_fixtures import loop_device
 
 
 def hard_link(scene: Scene, disk: Path) -> Path:
@@ -118,44 +119,26 @@ def test_a_held_file_is_deleted_by_none_of_its_names(lockd: Scene) -> None:
 # Block devices
 
 
-class LoopDevice:
-    """A loop device, with two more device nodes for it."""
-
-    def __init__(self, scene: Scene) -> None:
-        if os.geteuid() != 0:
-            pytest.skip("a block device needs root")
-        backing = scene.directory / "backing"
-        backing.write_bytes(bytes(1 << 20))
-        done = subprocess.run(
-            ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"no loop device: {done.stderr.strip()}")
-        self.device = done.stdout.strip()
-        number = os.stat(self.device).st_rdev
-        self.nodes = [scene.directory / "node 1", scene.directory / "node 2"]
-        for node in self.nodes:
-            os.mknod(node, stat.S_IFBLK | 0o600, number)
-
-    def detach(self) -> None:
-        subprocess.run(["losetup", "--detach", self.device], check=True)
+@contextmanager
+def nodes_of_a_device(scene: Scene) -> Iterator[list[Path]]:
+    """Make two more nodes for a loop device."""
+    backing = scene.directory / "backing"
+    backing.write_bytes(bytes(1 << 20))
+    with loop_device(backing) as device:
+        nodes = [scene.directory / "node 1", scene.directory / "node 2"]
+        for node in nodes:
+            os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
+        yield nodes
 
 
 def test_virtlockd_grants_two_nodes_of_one_block_device(virtlockd: Scene) -> None:
-    device = LoopDevice(virtlockd)
-    try:
-        assert [virtlockd.client.acquire(node) for node in device.nodes] == [None, None]
-    finally:
-        device.detach()
+    with nodes_of_a_device(virtlockd) as nodes:
+        assert [virtlockd.client.acquire(node) for node in nodes] == [None, None]
 
 
 def test_a_block_device_is_busy_under_all_of_its_nodes(lockd: Scene) -> None:
-    device = LoopDevice(lockd)
-    first, second = device.nodes
-    try:
+    with nodes_of_a_device(lockd) as (first, second):
         assert lockd.client.acquire(first) is None
         assert "is locked by domain" in (lockd.client.acquire(second) or "")
         assert lockd.client.release(first) is None
         assert lockd.client.acquire(second) is None
-    finally:
-        device.detach()

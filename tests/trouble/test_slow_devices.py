@@ -1,12 +1,12 @@
 """Block devices that do not answer: only clients that ask for them wait."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.lock_fixtures import loop_device
 from tests.private_daemon import PrivateDaemon
 from tests.trouble.conftest import MakeGuest
 from tests.trouble.guest import Guest, Refused
@@ -27,13 +27,9 @@ def device(filesystem: HangingFilesystem) -> Iterator[Path]:
     backing = filesystem.path / "backing"
     backing.touch()
     os.truncate(backing, 1 << 20)
-    command = ["losetup", "--find", "--show", str(backing)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        pytest.skip(f"no loop device: {made.stderr.strip()}")
-    yield Path(made.stdout.strip())
-    filesystem.release_all()
-    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+    with loop_device(backing) as node:
+        yield node
+        filesystem.release_all()
 
 
 @pytest.fixture(params=["node", "link", "node elsewhere"])
@@ -84,11 +80,7 @@ def test_a_device_that_hangs_does_not_hold_up_another_one(
     filesystem: HangingFilesystem, device: Path, make_guest: MakeGuest, tmp_path: Path
 ) -> None:
     (tmp_path / "other").write_bytes(bytes(1 << 20))
-    made = subprocess.run(
-        ["losetup", "--find", "--show", tmp_path / "other"], capture_output=True, text=True, check=True
-    )
-    other = Path(made.stdout.strip())
-    try:
+    with loop_device(tmp_path / "other") as other:
         guest, rival = make_guest(), make_guest()
         guest.acquire(device)
         hang_in_release(guest, filesystem, device, device)
@@ -97,8 +89,6 @@ def test_a_device_that_hangs_does_not_hold_up_another_one(
         assert not guest.has_reply()
         filesystem.release_all()
         guest.reply()
-    finally:
-        subprocess.run(["losetup", "--detach", other], check=True)
 
 
 def test_a_device_is_there_already_for_who_creates_it(device: Path, make_guest: MakeGuest) -> None:
