@@ -54,6 +54,7 @@ class Daemon:
         reason.
     :param pid_file: the descriptor of the locked pid file; None if a live upgrade has lost it.
     :param nursery: runs the tasks of the daemon.
+    :ivar mounts: which paths may block.
     :ivar sockets_made: the paths of the sockets that have to be removed at the end.
     """
 
@@ -79,7 +80,7 @@ class Daemon:
         self._last_status = ""
         self._headroom = Headroom()
         tasks = Tasks(nursery)
-        mounts = SlowMounts()
+        self.mounts = mounts = SlowMounts()
         self.reactor = Reactor(before_serving=MountWatch(mounts).look)
         self.slow_calls = SlowCalls()
         log.write_slow_files(self.slow_calls, tasks)

@@ -30,7 +30,7 @@ from lockd.daemon.tasks import Tasks, go_on
 from lockd.daemon.upgrade import state_file
 from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
-from lockd.daemon.upgrade.leftovers import claim_orphans
+from lockd.daemon.upgrade.leftovers import claim_orphans, locate_devices
 from lockd.daemon.upgrade.sockets import adopt_listeners, adopt_pid_file
 from lockd.engines.files.inodes import Inodes
 from lockd.libvirt.addresses import Addresses, HomeUnknown, own_addresses, own_log_directory
@@ -200,7 +200,8 @@ async def _serve(
             await trio.lowlevel.checkpoint()
             begin_to_take_over()
             if state is None:
-                claim_orphans(inodes)
+                claim_orphans(inodes, daemon.mounts.is_local)
+                tasks.start(locate_devices, daemon.slow_calls, inodes)
             else:
                 adopt(daemon, state)
                 state.clear()  # to free its memory: it may be large

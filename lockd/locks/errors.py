@@ -50,11 +50,24 @@ class Outsider(NamedTuple):
     path: str
 
 
-class Busy(LockError):
-    """The resource, or the inode behind its name, is held.
+class RelatedHolder(NamedTuple):
+    """Somebody who holds another device or file with the same data.
 
-    :ivar holder: the Resource of this daemon that holds it, the Outsider that does, words for the daemon
-        itself, or None where it cannot be known.
+    :ivar holder: who does, as in ``Busy``.
+    :ivar path: the other device or file.
+    :ivar relation: what it has to do with the refused one, as a relative clause, for example "which is on it".
+    """
+
+    holder: Any
+    path: str
+    relation: str
+
+
+class Busy(LockError):
+    """The resource, or the inode behind its name, or what has the same data, is held.
+
+    :ivar holder: the Resource of this daemon that holds it, the Outsider or RelatedHolder that does, words for
+        the daemon itself, or None where it cannot be known.
     """
 
     def __init__(self, name: str, holder: Any) -> None:

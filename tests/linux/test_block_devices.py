@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from lockd.linux.block_devices import Relations, relations_of
+from lockd.linux.block_devices import Extent, Extents, any_file, extents_of, no_file, whole
 from lockd.linux.file_identity import Identity, identity_of
 from tests.lock_fixtures import partitioned
 
@@ -38,20 +39,33 @@ class Sysfs:
             (directory / file.replace("_in_", "/")).parent.mkdir(exist_ok=True)
             (directory / file.replace("_in_", "/")).write_text(f"{text}\n")
 
+    def partition(self, disk: str, number: int, start: int, size: int) -> None:
+        """Make a partition of a disk: its first sector, and how many it has."""
+        name = f"{disk}p{number}" if disk[-1].isdigit() else f"{disk}{number}"
+        self.device(name, part_of=disk, partition=f"{number}", start=f"{start}", size=f"{size}")
+
+    def loop(self, name: str, file: Path | str, offset: int = 0, sizelimit: int = 0) -> None:
+        """Make a loop device."""
+        self.device(
+            name,
+            loop_in_backing_file=str(file),
+            loop_in_offset=f"{offset}",
+            loop_in_sizelimit=f"{sizelimit}",
+        )
+
     def identity(self, name: str) -> Identity:
         return self._identities[name]
 
-    def relations(self, name: str) -> Relations:
-        return relations_of(self.identity(name), sysfs=self.root)
+    def extents(self, name: str) -> Extents:
+        return extents_of(self.identity(name), sysfs=self.root)
 
     def related(self) -> set[frozenset[str]]:
         """Return all pairs of devices that are related."""
-        relations: Mapping[str, Relations] = {name: self.relations(name) for name in self._identities}
+        extents: Mapping[str, Extents] = {name: self.extents(name) for name in self._identities}
         return {
             frozenset({one, other})
-            for one, upper in relations.items()
-            for other, lower in relations.items()
-            if one != other and (upper.own | upper.below) & lower.own
+            for one, other in combinations(self._identities, 2)
+            if any(mine.overlaps(theirs) for mine in extents[one] for theirs in extents[other])
         }
 
 
@@ -66,19 +80,36 @@ def pairs(*names: str) -> set[frozenset[str]]:
 
 def test_a_disk_and_its_partitions(sysfs: Sysfs) -> None:
     sysfs.device("sda")
-    sysfs.device("sda1", part_of="sda", partition="1")
-    sysfs.device("sda2", part_of="sda", partition="2")
+    sysfs.partition("sda", 1, 2048, 1000)
+    sysfs.partition("sda", 2, 3048, 1000)
     sysfs.device("sdb")
     assert sysfs.related() == pairs("sda sda1", "sda sda2")
 
 
+def test_partitions_that_overlap(sysfs: Sysfs) -> None:
+    """As partx(8) can make them, or a table that is damaged."""
+    sysfs.device("sda")
+    sysfs.partition("sda", 1, 2048, 1000)
+    sysfs.partition("sda", 2, 3047, 1000)
+    sysfs.device("sda3", part_of="sda", partition="3")  # where it is, is not known
+    assert sysfs.related() == pairs("sda sda1", "sda sda2", "sda sda3", "sda1 sda2")
+
+
+def test_an_extended_partition_and_a_logical_one(sysfs: Sysfs) -> None:
+    """The kernel gives the extended one 1 KiB, which is not of the logical one."""
+    sysfs.device("sda")
+    sysfs.partition("sda", 4, 4096, 2)
+    sysfs.partition("sda", 5, 4098, 1000)
+    assert sysfs.related() == pairs("sda sda4", "sda sda5")
+
+
 def test_logical_volumes_and_what_they_are_on(sysfs: Sysfs) -> None:
     sysfs.device("sda")
-    sysfs.device("sda1", part_of="sda", partition="1")
-    sysfs.device("sda2", part_of="sda", partition="2")
-    sysfs.device("dm-0", ("sda2",))
-    sysfs.device("dm-1", ("sda2",))
-    sysfs.device("dm-2", ("dm-1",))
+    sysfs.partition("sda", 1, 2048, 1000)
+    sysfs.partition("sda", 2, 3048, 1000)
+    sysfs.device("dm-0", ("sda2",), dm_in_uuid="LVM-Yg3nS1")
+    sysfs.device("dm-1", ("sda2",), dm_in_uuid="LVM-Yg3nS2")
+    sysfs.device("dm-2", ("dm-1",), dm_in_uuid="CRYPT-LUKS2-0f2a")
     assert sysfs.related() == pairs(
         "sda sda1", "sda sda2", "dm-0 sda2", "dm-0 sda", "dm-1 sda2", "dm-1 sda", "dm-2 dm-1", "dm-2 sda2",
         "dm-2 sda",
@@ -88,21 +119,30 @@ def test_logical_volumes_and_what_they_are_on(sysfs: Sysfs) -> None:
 def test_two_paths_to_one_disk(sysfs: Sysfs) -> None:
     for path in ("sda", "sdb"):
         sysfs.device(path, device_in_wwid="naa.600140512345678")
-        for number in "12":
-            sysfs.device(f"{path}{number}", part_of=path, partition=number)
-    sysfs.device("dm-0", ("sda", "sdb"))
-    sysfs.device("dm-1", ("dm-0",))
+        for number in (1, 2):
+            sysfs.partition(path, number, 2048 * number, 2048)
+    sysfs.device("dm-0", ("sda", "sdb"), dm_in_uuid="mpath-3600140512345678")
+    sysfs.device("dm-1", ("dm-0",), dm_in_uuid="part1-mpath-3600140512345678")
     sysfs.device("sdc", device_in_wwid="naa.600140587654321")
-    disks = {"sda", "sdb", "dm-0"}
-    related = {frozenset({one, other}) for one in disks for other in disks if one != other}
+    disks = ("sda", "sdb", "dm-0")
+    related = {frozenset(pair) for pair in combinations(disks, 2)}
     related |= {
-        frozenset({f"{path}{number}", disk})
-        for path in ("sda", "sdb")
-        for number in "12"
-        for disk in disks - {"dm-0"}
+        frozenset({f"{path}{number}", disk}) for path in ("sda", "sdb") for number in "12" for disk in disks
     }
     related |= pairs("sda1 sdb1", "sda2 sdb2", "dm-1 dm-0", "dm-1 sda", "dm-1 sdb")
     assert sysfs.related() == related
+
+
+def test_a_raid_and_what_it_is_made_of(sysfs: Sysfs) -> None:
+    for disk in ("sda", "sdb"):
+        sysfs.device(disk)
+        sysfs.partition(disk, 1, 2048, 1000)
+    sysfs.device("md0", ("sda1", "sdb1"))
+    sysfs.partition("md0", 1, 8, 100)
+    sysfs.partition("md0", 2, 108, 100)
+    lower = ("sda", "sda1", "sdb", "sdb1")
+    related = {frozenset({upper, disk}) for upper in ("md0", "md0p1", "md0p2") for disk in lower}
+    assert sysfs.related() == related | pairs("sda sda1", "sdb sdb1", "md0 md0p1", "md0 md0p2")
 
 
 def test_two_paths_to_one_namespace(sysfs: Sysfs) -> None:
@@ -131,27 +171,77 @@ def test_a_circle_ends(sysfs: Sysfs) -> None:
 def test_a_loop_device_on_a_file_and_what_is_on_it(sysfs: Sysfs, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    sysfs.device("loop0", loop_in_backing_file=str(file))
-    sysfs.device("loop0p1", part_of="loop0", partition="1")
-    sysfs.device("loop1", loop_in_backing_file=f"{tmp_path}/removed (deleted)")
+    sysfs.loop("loop0", file)
+    sysfs.partition("loop0", 1, 2, 4)
+    sysfs.loop("loop1", f"{tmp_path}/removed (deleted)")
     identity = identity_of(file.stat())
-    assert sysfs.relations("loop0").below == {identity}
-    assert sysfs.relations("loop0p1").below == {identity, sysfs.identity("loop0")}
-    assert sysfs.relations("loop1").below == set()
-    skipped = relations_of(sysfs.identity("loop0"), lambda path: path != str(file), sysfs.root)
-    assert skipped.below == set()
+    disk, partition = sysfs.identity("loop0"), sysfs.identity("loop0p1")
+    assert sysfs.extents("loop0") == {whole(disk), whole(identity)}
+    assert sysfs.extents("loop0p1") == {
+        whole(partition),
+        Extent(disk, 1024, 3072, is_all=True),
+        Extent(identity, 1024, 3072, is_all=True),
+    }
+    assert sysfs.extents("loop1") == {whole(sysfs.identity("loop1"))}
+    assert extents_of(disk, no_file, sysfs.root) == {whole(disk)}
+
+
+def test_loop_devices_of_one_file(sysfs: Sysfs, tmp_path: Path) -> None:
+    """A loop device without a limit is its file, and a second one is too."""
+    file = tmp_path / "file"
+    file.touch()
+    os.link(file, tmp_path / "link")
+    sysfs.loop("loop0", file)
+    sysfs.loop("loop1", tmp_path / "link")
+    sysfs.loop("loop2", file, 0, 4096)
+    sysfs.loop("loop3", file, 4096)
+    sysfs.partition("loop0", 1, 0, 8)
+    sysfs.partition("loop1", 1, 0, 8)
+    sysfs.partition("loop1", 2, 8, 8)
+    sysfs.partition("loop3", 1, 8, 8)
+    assert sysfs.related() == pairs(
+        "loop0 loop1", "loop0 loop2", "loop0 loop3", "loop1 loop2", "loop1 loop3",
+        "loop0p1 loop0", "loop0p1 loop1", "loop0p1 loop2", "loop0p1 loop1p1",
+        "loop1p1 loop0", "loop1p1 loop1", "loop1p1 loop2",
+        "loop1p2 loop0", "loop1p2 loop1", "loop1p2 loop3",
+        "loop3p1 loop0", "loop3p1 loop1", "loop3p1 loop3",
+    )  # fmt: skip
+
+
+def test_a_loop_device_of_a_device(sysfs: Sysfs, tmp_path: Path) -> None:
+    """losetup(8) takes any node of a block device as the file."""
+    if os.geteuid() != 0:
+        pytest.skip("making a device node needs root")
+    sysfs.device("sda")
+    sysfs.partition("sda", 1, 8, 8)
+    sysfs.partition("sda", 2, 16, 8)
+    node = tmp_path / "node"
+    os.mknod(node, 0o60600, sysfs.identity("sda")[0])
+    sysfs.loop("loop0", node, 4096, 4096)
+    assert sysfs.related() == pairs("sda sda1", "sda sda2", "sda loop0", "sda1 loop0")
 
 
 def test_a_device_that_sysfs_does_not_know_is_related_to_nothing(sysfs: Sysfs) -> None:
     unknown = (os.makedev(4000, 7), -1)
-    assert relations_of(unknown, sysfs=sysfs.root) == Relations(frozenset({unknown}), frozenset())
+    assert extents_of(unknown, sysfs=sysfs.root) == {whole(unknown)}
 
 
 def test_real_devices(tmp_path: Path) -> None:
     with partitioned(tmp_path / "file") as (file, disk, partitions):
-        identities = [identity_of(path.stat()) for path in (file, disk, *partitions)]
-        assert relations_of(identities[1]) == Relations(
-            frozenset({identities[1]}), frozenset({identities[0]})
-        )
-        for partition in identities[2:]:
-            assert relations_of(partition) == Relations(frozenset({partition}), frozenset(identities[:2]))
+        below = [identity_of(path.stat()) for path in (file, disk)]
+        assert extents_of(below[1]) == {whole(identity) for identity in below}
+        for partition, first in zip(partitions, (64, 1024), strict=True):
+            identity = identity_of(partition.stat())
+            start, end = first * 512, (first + 512) * 512
+            assert extents_of(identity) == {
+                whole(identity),
+                *(Extent(lower, start, end, is_all=True) for lower in below),
+            }
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"), [("/", True), ("/images/disk", True), ("", False), ("disk", False)]
+)
+def test_only_absolute_paths_are_looked_at(path: str, is_one: bool) -> None:
+    """sysfs says nothing for a loop device without a file."""
+    assert any_file(path) == is_one

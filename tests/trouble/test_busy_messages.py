@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lock_fixtures import loop_device
 from tests.private_daemon import PrivateDaemon
 from tests.raw_client import NOBODY, SHARED, RawClient
 from tests.trouble.hanging_filesystem import HangingFilesystem
@@ -75,6 +76,25 @@ def test_the_first_three_owners_of_a_shared_lock_are_named(
 def test_a_process_outside_is_named(client: RawClient, disk: Path) -> None:
     with process_that_holds(disk, "qemu-img") as pid:
         assert client.acquire(disk) == busy(disk, f"process qemu-img (pid {pid})")
+
+
+def test_the_device_or_file_with_the_same_data_is_named(client: RawClient, tmp_path: Path) -> None:
+    """Its path cannot put a second line into the message either."""
+    file = tmp_path / "disk\nof another"
+    file.write_bytes(bytes(1 << 20))
+    with loop_device(file) as device:
+        assert client.acquire(file) is None
+        path = f"{tmp_path}/disk\\x0aof another"
+        assert client.acquire(device) == busy(
+            device, f'domain "vm1" (pid {NOBODY}), through {path}, which it is on'
+        )
+        assert client.release(file) is None
+        assert client.acquire(device) is None
+        assert (client.delete(file) or "").endswith(
+            f'by domain "vm1" (pid {NOBODY}), through {device}, which is on it'
+        )
+        assert client.create(file) is None
+        assert client.release(device) is None
 
 
 def test_a_process_cannot_put_a_second_line_into_the_message(client: RawClient, disk: Path) -> None:

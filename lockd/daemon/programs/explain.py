@@ -1,13 +1,13 @@
 """Explanations of refusals: which guest or process holds a lock, if this host can know it (Invariant 6)."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from lockd.daemon.log.sinks import LogFile
 from lockd.daemon.owner_process import OwnerProcess, owner_name
 from lockd.linux.printable import printable
 from lockd.linux.processes import command_name
-from lockd.locks.errors import Busy, Outsider
+from lockd.locks.errors import Busy, Outsider, RelatedHolder
 from lockd.locks.resource import Resource, State
 
 _OWNERS_NAMED: Final = 3
@@ -34,15 +34,20 @@ class Explainer:
         :param error: the error.
         :returns: the message.
         """
-        holder = error.holder
+        return f"{error}{self._by(error.holder)}"
+
+    def _by(self, holder: Any) -> str:
+        if isinstance(holder, RelatedHolder):
+            # The path is that of another client's call. The message must stay one line.
+            return f"{self._by(holder.holder)}, through {printable(holder.path)}, {holder.relation}"
         if isinstance(holder, Resource):
             action = "being acquired by" if holder.state is State.ACQUIRING else "by"
-            return f"{error} {action} {self._owners_of(holder)}"
+            return f" {action} {self._owners_of(holder)}"
         if isinstance(holder, Outsider):
-            return f"{error} by {self._name_outsider(holder)}"
+            return f" by {self._name_outsider(holder)}"
         if isinstance(holder, str | LogFile):
-            return f"{error} by {holder}"
-        return str(error)
+            return f" by {holder}"
+        return ""
 
     def _owners_of(self, resource: Resource) -> str:
         keys = list(dict.fromkeys(resource.holdings))

@@ -11,7 +11,7 @@ from typing import Any
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.tasks import Tasks
 from lockd.daemon.upgrade import adopted_clients, adopted_locks, salvage
-from lockd.daemon.upgrade.leftovers import adopt_leftovers
+from lockd.daemon.upgrade.leftovers import adopt_leftovers, locate_devices
 from lockd.locks.resource import DIRECT
 
 _logger = logging.getLogger(__name__)
@@ -70,5 +70,6 @@ def go_on_adopting(daemon: Daemon, tasks: Tasks) -> None:
     :param daemon: the daemon, after ``adopt``.
     :param tasks: runs the tasks.
     """
+    tasks.start(locate_devices, daemon.slow_calls, daemon.inodes)
     tasks.start(adopt_leftovers, daemon.slow_calls, daemon.inodes)
     tasks.start(adopted_locks.log_locks, daemon.table, daemon.owners)

@@ -6,7 +6,7 @@ on the same inode (Invariant 1), and could block. So the next program inherits i
 
 import fcntl
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final
 
@@ -15,7 +15,9 @@ import trio
 from lockd.daemon.slow_calls import SlowCalls
 from lockd.engines.files.claims import ABANDONED, ORPHANED, Claimed
 from lockd.engines.files.inodes import Inodes
+from lockd.linux.block_devices import no_file
 from lockd.linux.descriptors import open_descriptors, target_of
+from lockd.linux.file_identity import device_queue
 
 _ABANDONED_SECONDS: Final = 60
 """For how many seconds leftovers stay open. If the call that opened one is repeated, it uses the same
@@ -50,23 +52,39 @@ async def adopt_leftovers(slow_calls: SlowCalls, inodes: Inodes) -> None:
     :param slow_calls: runs work that may block.
     :param inodes: the registry of inodes. All locks of the state are claimed in it.
     """
-    await slow_calls.run_surely("/", _claim_leftovers, inodes, ABANDONED)
-    await trio.sleep(_ABANDONED_SECONDS)
-    await slow_calls.run_surely("/", inodes.close_abandoned)
+    await slow_calls.run_surely("/", _claim_leftovers, inodes, ABANDONED, no_file)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(locate_devices, slow_calls, inodes)
+        await trio.sleep(_ABANDONED_SECONDS)
+        await slow_calls.run_surely("/", inodes.close_abandoned)
 
 
-def claim_orphans(inodes: Inodes) -> None:
+async def locate_devices(slow_calls: SlowCalls, inodes: Inodes) -> None:
+    """Find out where the data of claimed block devices are, if neither the state nor sysfs tells all of it.
+
+    The file of a loop device may be on a file server that hangs, so each device is asked for in a queue of its own.
+
+    :param slow_calls: runs work that may block.
+    :param inodes: the registry of inodes.
+    """
+    async with trio.open_nursery() as nursery:
+        for claim in inodes.to_locate():
+            nursery.start_soon(slow_calls.run_surely, device_queue(claim.identity), inodes.locate, claim)
+
+
+def claim_orphans(inodes: Inodes, may_look_at: Callable[[str], bool]) -> None:
     """Claim the files that an earlier program in this process left open, if it left no state.
 
     This is for the start of the daemon. There may be a lock on each of these files. They stay open, and no
-    client can lock them (Invariant 1).
+    client can lock them (Invariant 1), nor a device that has the same data. ``locate_devices`` does the rest.
 
     :param inodes: the registry of inodes.
+    :param may_look_at: returns whether the file of a loop device may be looked at, as that may block.
     """
-    _claim_leftovers(inodes, ORPHANED)
+    _claim_leftovers(inodes, ORPHANED, may_look_at)
 
 
-def _claim_leftovers(inodes: Inodes, holder: object) -> None:
+def _claim_leftovers(inodes: Inodes, holder: object, may_look_at: Callable[[str], bool]) -> None:
     for fd in open_descriptors():
         with suppress(OSError):
             if fd < _FIRST_DESCRIPTOR or not os.get_inheritable(fd):
@@ -79,4 +97,4 @@ def _claim_leftovers(inodes: Inodes, holder: object) -> None:
             elif target.startswith("/"):
                 os.set_inheritable(fd, False)
                 with suppress(Claimed):
-                    inodes.adopt(fd, holder)
+                    inodes.adopt(fd, holder, may_look_at=may_look_at)

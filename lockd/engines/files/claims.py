@@ -50,6 +50,18 @@ class Claimed(Exception):
         self.claim = claim
 
 
+class Related(Claimed):
+    """A block device or file with the same data is claimed already.
+
+    :ivar claim: the claim on the other one.
+    :ivar relation: what the other one has to do with this one, as a relative clause.
+    """
+
+    def __init__(self, claim: Claim, relation: str) -> None:
+        super().__init__(claim)
+        self.relation = relation
+
+
 class BlockDevice(Exception):
     """The file is a block device, which may block, and was not opened.
 

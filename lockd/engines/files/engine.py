@@ -15,7 +15,7 @@ from lockd.engines.files import file_lock, lockspaces
 from lockd.engines.files.claims import NOT_OPEN, BlockDevice, Claim, Claimed
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
-from lockd.linux.block_devices import Relations, relations_of
+from lockd.linux.block_devices import Extent, Extents
 from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
@@ -46,7 +46,7 @@ class FilesEngine(Engine):
         slow_mount = self._mounts.slow_mount(resource.path)
         if slow_mount is None:
             try:
-                claim = file_lock.take(self._inodes, resource)
+                return file_lock.take(self._inodes, resource)
             except BlockDevice as device:
                 return self._take_device(resource, device.identity)
             except TryAgain:
@@ -55,10 +55,6 @@ class FilesEngine(Engine):
                 # Opening a symbolic link fails with ELOOP. It may lead anywhere, and a worker thread can open it.
                 if error.errno != errno.ELOOP:
                     raise
-            else:
-                if is_block_device(claim.identity):
-                    resource.queue = device_queue(claim.identity)
-                return claim
             slow_mount = self._mounts.slow_mount(f"{resource.path}/") or _directory_of(resource.path)
         resource.queue = slow_mount
         return Later(slow_mount, partial(self._take_pinned, resource))
@@ -148,9 +144,9 @@ class FilesEngine(Engine):
             "identity": list(claim.identity),
             "parked": claim.parked or [],
         }
-        relations = self._inodes.relations(claim)
-        if relations is not None:
-            facts["relations"] = [list(relations.own), list(relations.below)]
+        extents = self._inodes.extents(claim)
+        if extents is not None:
+            facts["extents"] = [list(extent) for extent in extents]
         return facts
 
     def adopt(self, resource: Resource, facts: Mapping[str, Any]) -> Hold:
@@ -173,31 +169,19 @@ class FilesEngine(Engine):
         if identity is not None and resource.queue is None and identity_of(os.fstat(fd)) != identity:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         try:
-            claim = self._inodes.adopt(fd, resource, identity)
+            claim = self._inodes.adopt(
+                fd, resource, identity, extents=_extents(facts), may_look_at=self._mounts.is_local
+            )
         except Claimed as claimed:
             raise Busy(resource.name, claimed.claim.holder) from None
         if is_block_device(claim.identity):
             # virtlockd does not tell, and a lockd before this one served block devices on the spot.
             resource.queue = device_queue(claim.identity)
-            self._inodes.relate(claim, self._relations(claim, facts))
         for parked in facts.get("parked", ()):
             with suppress(OSError):
                 os.set_inheritable(parked, False)
                 self._inodes.park(parked, claim)
         return claim
-
-    def _relations(self, claim: Claim, facts: Mapping[str, Any]) -> Relations:
-        """Return what an adopted block device is related to, as the program before has told, or as sysfs tells."""
-        if "relations" not in facts:
-            return relations_of(claim.identity, self._is_local)
-        own, below = (
-            frozenset(data if isinstance(data, str) else (data[0], data[1]) for data in datas)
-            for datas in facts["relations"]
-        )
-        return Relations(own, below)
-
-    def _is_local(self, path: str) -> bool:
-        return self._mounts.slow_mount(f"{path}/") is None
 
     def lost(self, resource: Resource) -> Hold:
         """Return what stands for the hold of a lock that is gone. See ``Engine.lost``."""
@@ -264,6 +248,16 @@ def _directory_of(path: str) -> str:
     Whoever can replace a file there by a link to a server that hangs holds up this directory only.
     """
     return path[: path.rfind("/")] or "/"
+
+
+def _extents(facts: Mapping[str, Any]) -> Extents | None:
+    """Return where the data of a block device are, if the program before has told."""
+    if "extents" not in facts:
+        return None
+    return frozenset(
+        Extent(data if isinstance(data, str) else (data[0], data[1]), start, end, is_all)
+        for data, start, end, is_all in facts["extents"]
+    )
 
 
 def _lock_again(resource: Resource, claim: Claim) -> Hold:

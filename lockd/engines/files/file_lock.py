@@ -11,12 +11,13 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from lockd.engines.files.claims import BlockDevice, Claim, Claimed
+from lockd.engines.files.claims import BlockDevice, Claim, Claimed, Related
 from lockd.engines.files.inodes import Inodes
+from lockd.linux.descriptors import target_of
 from lockd.linux.file_identity import Identity, identity_of
 from lockd.linux.leases import break_seconds
 from lockd.linux.record_locks import lock_exclusive, lock_holder, lock_shared
-from lockd.locks.errors import Busy, LockError, Outsider, SystemCallFailed, TryAgain
+from lockd.locks.errors import Busy, LockError, Outsider, RelatedHolder, SystemCallFailed, TryAgain
 from lockd.locks.resource import Resource
 
 _OPEN: Final = os.O_RDWR
@@ -72,7 +73,7 @@ def _take(inodes: Inodes, resource: Resource, device: Identity | None, *, pinned
             else:
                 claim = inodes.open(path, flags, resource)
         except Claimed as claimed:
-            raise claim_refused(resource.name, claimed.claim) from None
+            raise claim_refused(resource.name, claimed) from None
         except OSError as error:
             raise opening_failed(SystemCallFailed(_what_failed(resource, error), error)) from None
         try:
@@ -96,18 +97,32 @@ def _what_failed(resource: Resource, error: OSError) -> str:
     return f"Unable to open/create resource {resource.path}"
 
 
-def claim_refused(name: str, claim: Claim) -> LockError:
+def claim_refused(name: str, refused: Claimed) -> LockError:
     """Return the error of a call that needs an inode that is claimed.
 
     A claim that is held for nothing is that of a call that creates or deletes the file, and soon ends. So whoever asks
     for the file waits for its turn: nobody holds it.
 
     :param name: the resource's name.
-    :param claim: the present claim.
+    :param refused: the refusal of the registry.
     :returns: ``Busy``, or ``TryAgain``.
     """
-    busy = Busy(name, claim.holder)
-    return TryAgain(busy, math.inf) if claim.holder is None else busy
+    holder = refused.claim.holder
+    if holder is None:
+        return TryAgain(Busy(name, None), math.inf)
+    if isinstance(refused, Related):
+        holder = RelatedHolder(holder, _path_of(refused.claim), refused.relation)
+    return Busy(name, holder)
+
+
+def _path_of(claim: Claim) -> str:
+    holder = claim.holder
+    if isinstance(holder, Resource):
+        return holder.path
+    try:
+        return target_of(claim.fd)
+    except OSError:
+        return "another file"  # it was closed meanwhile
 
 
 def opening_failed(failed: SystemCallFailed) -> LockError:

@@ -29,7 +29,7 @@ from lockd.engines.files.opening import (
     check_kind,
 )
 from lockd.engines.files.related_devices import RelatedDevices
-from lockd.linux.block_devices import Relations, relations_of
+from lockd.linux.block_devices import Extents, extents_of, no_file
 from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
@@ -57,6 +57,7 @@ class Inodes:
         self._regular: dict[str, bool] = {}
         self._related = RelatedDevices()
         self._devices = 0  # how many claims are in it, as that is asked for each file
+        self._to_locate: set[Claim] = set()
         # Descriptors of new files whose identity the file system did not tell.
         self._unidentified: list[int] = []
 
@@ -114,12 +115,15 @@ class Inodes:
         self._regular[path] = status[_MODE] & KIND == REGULAR and not others_can_replace(path)
 
     def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> None:
-        """Close what should not have been opened, if it is neither a regular file nor a block device."""
-        try:
-            check_kind(status, path)
-        except OSError:
+        """Close what should not have been opened, and say what it is: no regular file.
+
+        Nobody else had a claim on it, so closing it ends no lock (Invariant 1). It writes the dirty pages of a block
+        device out only if who wrote them has closed the device just now, while it was open here.
+        """
+        with suppress(OSError):
             self.close(claim)
-            raise
+        check_kind(status, path)
+        raise BlockDevice(claim.identity)
 
     def create(self, path: str, holder: Resource, lock: Callable[[int, Resource], None]) -> Claim | None:
         """Create a file, lock it and claim its inode; on the reactor's thread, on a file system that does not block.
@@ -199,14 +203,14 @@ class Inodes:
         try:
             status = _fstat(pin)
             identity = identity_of(status)
-            relations: Relations | None = None
+            extents: Extents | None = None
             if lockable:
                 check_kind(status, path)
-                if is_block_device(identity):
-                    if identity != device:
-                        raise BlockDevice(identity)
-                    relations = relations_of(identity)
-            claim = self._claim(holder, identity, relations)
+            if is_block_device(identity):
+                if lockable and identity != device:
+                    raise BlockDevice(identity)
+                extents = extents_of(identity)
+            claim = self._claim(holder, identity, extents)
             if claim.fd == NOT_OPEN:
                 try:
                     claim.fd = _open(f"/proc/self/fd/{pin}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
@@ -284,34 +288,63 @@ class Inodes:
         """
         return self._claims.get(claim.identity) is claim
 
-    def relations(self, claim: Claim) -> Relations | None:
-        """Return what a claimed block device is related to.
-
-        :param claim: the claim.
-        :returns: its relations; None if it is not on a block device.
-        """
-        return self._related.relations(claim)
-
-    def relate(self, claim: Claim, relations: Relations) -> None:
-        """Enter what an adopted block device is related to.
-
-        :param claim: the claim on the device.
-        :param relations: its relations.
-        """
-        with self._mutex:
-            self._add_device(claim, relations)
-
-    def adopt(self, fd: int, holder: Any, identity: Identity | None = None) -> Claim:
+    def adopt(
+        self,
+        fd: int,
+        holder: Any,
+        identity: Identity | None = None,
+        *,
+        extents: Extents | None = None,
+        may_look_at: Callable[[str], bool] = no_file,
+    ) -> Claim:
         """Claim the inode of a descriptor that is open already.
+
+        Nothing that has the same data can be claimed from now on. What has been claimed before stays claimed.
 
         :param fd: the descriptor. The registry closes it when the claim ends.
         :param holder: what the claim is for.
         :param identity: what identifies the inode, or None to ask by fstat(2), which may block.
+        :param extents: where the data of a block device are, or None to ask sysfs.
+        :param may_look_at: returns whether the file of a loop device may be looked at, as that may block. Those that
+            may not be are left to ``locate``.
         :returns: the new claim.
         :raises Claimed: the inode is claimed already; the descriptor is parked with the present claim.
         :raises OSError: the descriptor is not open.
         """
-        return self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
+        claim = self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
+        if is_block_device(claim.identity):
+            known = extents if extents is not None else extents_of(claim.identity, may_look_at)
+            with self._mutex:
+                self._add_device(claim, known)
+                if extents is None:
+                    self._to_locate.add(claim)
+        return claim
+
+    def to_locate(self) -> list[Claim]:
+        """Return the claims on adopted block devices of which it is not known yet where all their data are.
+
+        :returns: the claims, for ``locate``.
+        """
+        with self._mutex:
+            return list(self._to_locate)
+
+    def locate(self, claim: Claim) -> None:
+        """Find out where all data of an adopted block device are. This may block where the file of a loop device may.
+
+        :param claim: the claim on the device. It may have ended.
+        """
+        extents = extents_of(claim.identity)
+        with self._mutex:
+            if claim in self._to_locate:
+                self._add_device(claim, extents)
+
+    def extents(self, claim: Claim) -> Extents | None:
+        """Return where the data of a claimed block device are.
+
+        :param claim: the claim.
+        :returns: all its extents; None if it is not on a block device, or if not all of them are known yet.
+        """
+        return None if claim in self._to_locate else self._related.extents(claim)
 
     def descriptors(self, *, but: Collection[int | None] = ()) -> list[int]:
         """Return every descriptor that is open on a claimed inode, or on one that could not be identified.
@@ -377,23 +410,25 @@ class Inodes:
         self._park(claim.fd, present)
         raise Claimed(present)
 
-    def _claim(self, holder: Any, identity: Identity, relations: Relations | None = None) -> Claim:
+    def _claim(self, holder: Any, identity: Identity, extents: Extents | None = None) -> Claim:
         claim = Claim(ABANDONED, identity, NOT_OPEN)
         with self._mutex:
             claim = self._claims.setdefault(identity, claim)
             if claim.holder is not ABANDONED:
                 raise Claimed(claim)
             claim.holder = holder
-            if relations is not None:
-                self._add_device(claim, relations)
+            # The device is entered first: the reactor claims a file without the mutex, and then looks whether there
+            # are devices.
+            if extents is not None:
+                self._add_device(claim, extents)
             if self._devices:
-                related = self._related.in_the_way(claim, relations, self._claims)
+                related = self._related.in_the_way(claim, extents, self._claims)
                 if related is not None:
-                    self._remove_device(claim)
                     claim.holder = ABANDONED
                     if claim.fd == NOT_OPEN:
                         del self._claims[identity]
-                    raise Claimed(related)
+                        self._remove_device(claim)
+                    raise related
         return claim
 
     def _refuse_related(self, claim: Claim) -> None:
@@ -405,16 +440,18 @@ class Inodes:
             related = self._related.in_the_way(claim, None, self._claims)
         if related is not None:
             self.close(claim)
-            raise Claimed(related)
+            raise related
 
-    def _add_device(self, claim: Claim, relations: Relations) -> None:
+    def _add_device(self, claim: Claim, extents: Extents) -> None:
         """Enter a claim on a block device. The caller holds the mutex."""
-        self._related.add(claim, relations)
+        self._to_locate.discard(claim)
+        self._related.add(claim, extents)
         self._devices = len(self._related)
 
     def _remove_device(self, claim: Claim) -> None:
         """Remove a claim if it is on a block device. The caller holds the mutex."""
         self._related.remove(claim)
+        self._to_locate.discard(claim)
         self._devices = len(self._related)
 
     def park(self, fd: int, claim: Claim) -> None:

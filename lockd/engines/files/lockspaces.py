@@ -68,7 +68,7 @@ def create_file(inodes: Inodes, path: str) -> None:
     try:
         claim = inodes.open_pinned(path, os.O_WRONLY | os.O_CREAT, None)
     except Claimed:
-        return  # held under another name: it exists
+        return  # held under another name, or below a held device: it exists
     except BlockDevice:
         return  # it exists, and opening it could wait
     except OSError as error:
@@ -95,7 +95,7 @@ def delete_file(inodes: Inodes, path: str, name: str) -> None:
     try:
         inodes.unlink(path)
     except Claimed as claimed:
-        raise claim_refused(name, claimed.claim) from None
+        raise claim_refused(name, claimed) from None
     except FileNotFoundError:
         return
     except OSError as error:

@@ -76,6 +76,14 @@ class SlowMounts:
             return None
         return self._slow(f"{place}/{path[len(directory) + 1 :]}")  # a single file can be mounted too
 
+    def is_local(self, path: str) -> bool:
+        """Return whether calls on a path do not block, wherever its symbolic links lead.
+
+        :param path: an absolute path.
+        :returns: False if part of it is on a file system that may block.
+        """
+        return self.slow_mount(f"{path}/") is None
+
     def lists_locks(self, slow_mount: str | None) -> bool:
         """Return whether the kernel lists the record locks of a file system.
 

@@ -14,15 +14,17 @@ from sys import getswitchinterval, setswitchinterval
 import pytest
 
 from lockd.engines.files import file_lock
-from lockd.engines.files.claims import ABANDONED, BlockDevice, Claim, Claimed
+from lockd.engines.files.claims import ABANDONED, ORPHANED, BlockDevice, Claim, Claimed, Related
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.lockspaces import create_file, delete_file
 from lockd.linux import record_locks
+from lockd.linux.block_devices import whole
 from lockd.linux.file_identity import identity_of
 from lockd.locks.engine import Engine
 from lockd.locks.errors import Busy
 from lockd.locks.resource import Resource
 from tests.kernel_locks import KernelLock, locks_of, locks_on
+from tests.lock_fixtures import loop_device
 
 ROUNDS = 200
 
@@ -261,6 +263,21 @@ def test_what_replaced_a_file_that_was_opened_before_is_refused(disk: Path) -> N
     assert len(paths_opened(lambda: refuse_device(inodes, disk))) == 1
 
 
+def test_a_block_device_in_place_of_a_file_that_was_opened_before_is_left_to_its_queue(
+    disk: Path, device: Path
+) -> None:
+    """Only its queue opens a block device, and finds out with what it shares its data."""
+    inodes = inodes_that_know(disk)
+    disk.unlink()
+    os.mknod(disk, stat.S_IFBLK | 0o600, device.stat().st_rdev)
+    with pytest.raises(BlockDevice) as caught:
+        inodes.open(str(disk), os.O_RDWR, "first")
+    assert caught.value.identity == identity_of(device.stat())
+    assert inodes.descriptors() == []
+    assert inodes.holder(caught.value.identity) is None
+    assert descriptors_of(disk) == 0
+
+
 def refuse_device(inodes: Inodes, path: Path) -> None:
     refuse(inodes, open_at_once, str(path), os.O_RDWR, errno.ENOTBLK, "it is a character device")
 
@@ -326,6 +343,63 @@ def test_a_descriptor_that_stays_abandoned_is_closed(disk: Path) -> None:
     inodes.close_abandoned()
     assert descriptors_of(disk) == 0
     inodes.close(inodes.open(str(disk), os.O_RDWR, "first"))
+
+
+@pytest.mark.parametrize("holder", [ABANDONED, ORPHANED])
+def test_an_inherited_device_keeps_others_from_its_data(device: Path, tmp_path: Path, holder: str) -> None:
+    """There may be a lock on it."""
+    image, device_identity = tmp_path / "device.img", identity_of(device.stat())
+    with loop_device(image) as other:
+        inodes = Inodes()
+        claim = inodes.adopt(os.open(device, os.O_RDWR), holder)
+        open_other = partial(
+            inodes.open_pinned, str(other), os.O_RDWR, "first", device=identity_of(other.stat())
+        )
+        open_image = partial(inodes.open, str(image), os.O_RDWR, "second")
+        # To look at the file of a loop device may block, so that is done later.
+        assert inodes.to_locate() == [claim]
+        assert inodes.extents(claim) is None
+        inodes.locate(claim)
+        assert inodes.to_locate() == []
+        assert inodes.extents(claim) == frozenset(map(whole, (device_identity, identity_of(image.stat()))))
+        for _ in range(2):
+            for open_related in (open_other, open_image):
+                with pytest.raises(Related) as caught:
+                    open_related()
+                assert caught.value.claim is claim
+        if holder is ABANDONED:
+            again = inodes.open_pinned(str(device), os.O_RDWR, "third", device=device_identity)
+            assert again is claim
+        inodes.close(claim)
+        inodes.locate(claim)  # too late
+        inodes.close(open_other())
+        inodes.close(open_image())
+        assert inodes.descriptors() == []
+
+
+def test_an_abandoned_device_stays_related_if_it_cannot_be_taken_over(device: Path, tmp_path: Path) -> None:
+    image, identity = tmp_path / "device.img", identity_of(device.stat())
+    inodes = inodes_that_know(image)
+    held = inodes.open(str(image), os.O_RDWR, "first")
+    abandoned = inodes.adopt(os.open(device, os.O_RDWR), ABANDONED)
+    with pytest.raises(Related) as caught:
+        inodes.open_pinned(str(device), os.O_RDWR, "second", device=identity)
+    assert caught.value.claim is held
+    inodes.close(held)
+    with pytest.raises(Related) as caught:
+        inodes.open(str(image), os.O_RDWR, "third")
+    assert caught.value.claim is abandoned
+    inodes.close_abandoned()
+    inodes.close(inodes.open(str(image), os.O_RDWR, "third"))
+
+
+def test_a_log_on_a_device_keeps_others_from_its_data(device: Path, tmp_path: Path) -> None:
+    inodes = Inodes()
+    claim = inodes.open_pinned(str(device), os.O_WRONLY, None, lockable=False)
+    with pytest.raises(Related) as caught:
+        inodes.open(str(tmp_path / "device.img"), os.O_RDWR, "first")
+    assert caught.value.claim is claim
+    inodes.close(claim)
 
 
 def test_creating_a_file_that_is_held_opens_nothing(disk: Path, alias: Path) -> None:
