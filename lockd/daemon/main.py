@@ -200,7 +200,7 @@ async def _serve(
             await trio.lowlevel.checkpoint()
             begin_to_take_over()
             if state is None:
-                claim_orphans(inodes, daemon.mounts.is_local)
+                await claim_orphans(inodes, daemon.mounts.is_local)
                 tasks.start(locate_devices, daemon.slow_calls, inodes)
             else:
                 adopt(daemon, state)

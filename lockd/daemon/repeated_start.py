@@ -72,7 +72,11 @@ def this_start() -> Start:
     :returns: the start.
     """
     inherited = []
-    for fd in open_descriptors():
+    opened: list[int] = []
+    # If they cannot be listed now, the start goes on: it may not have to be repeated.
+    with suppress(OSError):
+        opened = open_descriptors()
+    for fd in opened:
         with suppress(OSError):
             if fd not in STANDARD_STREAMS and os.get_inheritable(fd):
                 inherited.append(fd)

@@ -7,11 +7,12 @@ not wait for one. The file of a loop device may be on any file system: to find i
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from lockd.linux.file_identity import Identity, identity_of, is_block_device
+from lockd.linux.shortages import SHORTAGES
 
 Data: TypeAlias = Identity | str
 """Stands for the data of a file, of a block device, or of a disk that has a worldwide name."""
@@ -109,6 +110,7 @@ def extents_of(
     :param may_look_at: returns whether the file of a loop device may be looked at; otherwise it is left out.
     :param sysfs: where sysfs is mounted.
     :returns: all its extents. What cannot be read is left out.
+    :raises OSError: sysfs cannot be read now, as descriptors or memory have run out.
     """
     found = {whole(device)}
     to_look_below = list(found)
@@ -141,7 +143,7 @@ def _directly_below(device: Identity, may_look_at: Callable[[str], bool], sysfs:
         start, size = (_number(directory / name) for name in ("start", "size"))
         for disk in _identities([directory.parent]):
             yield _range(disk, start, size, _SECTOR)
-    with suppress(OSError):
+    with _left_out():
         is_all = _read(directory / "dm" / "uuid").startswith(_MULTIPATH)
         for lower in _identities(list((directory / "slaves").iterdir())):
             yield Extent(lower, 0, _END, is_all)
@@ -154,7 +156,7 @@ def _loop(directory: Path, may_look_at: Callable[[str], bool]) -> Iterator[Exten
         start, limit = (_number(directory / name) for name in ("offset", "sizelimit"))
         size = _END if limit == 0 else limit  # 0 is no limit (loop(4))
         # It may be removed, or in another mount namespace.
-        with suppress(OSError, ValueError):
+        with _left_out():
             yield _range(identity_of(os.stat(file)), start, size, 1)
 
 
@@ -185,7 +187,18 @@ def _number(file: Path) -> int | None:
 
 
 def _read(file: Path) -> str:
-    try:
+    with _left_out():
         return os.fsdecode(file.read_bytes()).removesuffix("\n")
-    except (OSError, ValueError):
-        return ""
+    return ""
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    """Leave out what cannot be read or is not there; raise if that is not known."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+    except ValueError:
+        pass

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
+from lockd.linux.shortages import SHORTAGES
+
 _SYS_PIDFD_GETFD: Final = 438  # <asm-generic/unistd.h>, Linux 5.6; Python has no name for it
 
 
@@ -32,11 +34,14 @@ def open_descriptors(pid: int | None = None) -> list[int]:
     """Return the numbers of the descriptors that a process has open.
 
     :param pid: the process; None for this one. Then one of the descriptors is that of the listing, closed by now.
-    :returns: the numbers; none where the process cannot be looked at.
+    :returns: the numbers; none where another process cannot be looked at.
+    :raises OSError: this process cannot be looked at now, as descriptors or memory have run out.
     """
     try:
         return [int(name) for name in os.listdir(_directory(pid))]
-    except OSError:
+    except OSError as error:
+        if pid is None and error.errno in SHORTAGES:
+            raise
         return []
 
 

@@ -1,5 +1,6 @@
 """Which block devices and files have the same data: of real devices, and as a sysfs of a test says it."""
 
+import errno
 import os
 from collections.abc import Mapping
 from itertools import combinations
@@ -10,6 +11,7 @@ import pytest
 from lockd.linux.block_devices import Extent, Extents, any_file, extents_of, no_file, whole
 from lockd.linux.file_identity import Identity, identity_of
 from tests.lock_fixtures import partitioned
+from tests.without_descriptors import without_descriptors
 
 
 class Sysfs:
@@ -245,3 +247,11 @@ def test_real_devices(tmp_path: Path) -> None:
 def test_only_absolute_paths_are_looked_at(path: str, is_one: bool) -> None:
     """sysfs says nothing for a loop device without a file."""
     assert any_file(path) == is_one
+
+
+def test_a_shortage_is_not_taken_for_a_device_without_relations(sysfs: Sysfs) -> None:
+    """Otherwise a disk and its partition would be granted to two owners."""
+    sysfs.device("sda")
+    sysfs.partition("sda", 1, 2048, 1000)
+    with without_descriptors(), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        sysfs.extents("sda1")

@@ -6,8 +6,9 @@ on the same inode (Invariant 1), and could block. So the next program inherits i
 
 import fcntl
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -18,10 +19,13 @@ from lockd.engines.files.inodes import Inodes
 from lockd.linux.block_devices import no_file
 from lockd.linux.descriptors import open_descriptors, target_of
 from lockd.linux.file_identity import device_queue
+from lockd.linux.shortages import SHORTAGES
 
 _ABANDONED_SECONDS: Final = 60
 """For how many seconds leftovers stay open. If the call that opened one is repeated, it uses the same
 descriptor."""
+
+_PAUSE_SECONDS: Final = 1.0
 
 _FIRST_DESCRIPTOR: Final = 3
 _NO_FILES: Final = ("/proc/", "/dev/null", "/dev/pts/")
@@ -33,13 +37,16 @@ def unknown_files(known: Collection[int]) -> list[int]:
 
     :param known: the descriptors that are in the state.
     :returns: the other descriptors. The next program has to inherit them.
+    :raises OSError: they cannot be listed now, as descriptors or memory have run out.
     """
     unknown = []
     for fd in set(open_descriptors()).difference(known):
-        with suppress(OSError):
+        try:
             target = target_of(fd)
-            if fd >= _FIRST_DESCRIPTOR and target.startswith("/") and not target.startswith(_NO_FILES):
-                unknown.append(fd)
+        except FileNotFoundError:
+            continue  # it was that of the listing
+        if fd >= _FIRST_DESCRIPTOR and target.startswith("/") and not target.startswith(_NO_FILES):
+            unknown.append(fd)
     return unknown
 
 
@@ -52,7 +59,7 @@ async def adopt_leftovers(slow_calls: SlowCalls, inodes: Inodes) -> None:
     :param slow_calls: runs work that may block.
     :param inodes: the registry of inodes. All locks of the state are claimed in it.
     """
-    await slow_calls.run_surely("/", _claim_leftovers, inodes, ABANDONED, no_file)
+    await _persist(partial(slow_calls.run_surely, "/", _claim_leftovers, inodes, ABANDONED, no_file))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(locate_devices, slow_calls, inodes)
         await trio.sleep(_ABANDONED_SECONDS)
@@ -69,10 +76,11 @@ async def locate_devices(slow_calls: SlowCalls, inodes: Inodes) -> None:
     """
     async with trio.open_nursery() as nursery:
         for claim in inodes.to_locate():
-            nursery.start_soon(slow_calls.run_surely, device_queue(claim.identity), inodes.locate, claim)
+            queue = device_queue(claim.identity)
+            nursery.start_soon(_persist, partial(slow_calls.run_surely, queue, inodes.locate, claim))
 
 
-def claim_orphans(inodes: Inodes, may_look_at: Callable[[str], bool]) -> None:
+async def claim_orphans(inodes: Inodes, may_look_at: Callable[[str], bool]) -> None:
     """Claim the files that an earlier program in this process left open, if it left no state.
 
     This is for the start of the daemon. There may be a lock on each of these files. They stay open, and no
@@ -81,7 +89,23 @@ def claim_orphans(inodes: Inodes, may_look_at: Callable[[str], bool]) -> None:
     :param inodes: the registry of inodes.
     :param may_look_at: returns whether the file of a loop device may be looked at, as that may block.
     """
-    _claim_leftovers(inodes, ORPHANED, may_look_at)
+
+    async def claim() -> None:
+        _claim_leftovers(inodes, ORPHANED, may_look_at)
+
+    await _persist(claim)
+
+
+async def _persist(function: Callable[[], Awaitable[None]]) -> None:
+    """Call a function, and call it again after a pause as long as descriptors or memory have run out."""
+    while True:
+        try:
+            await function()
+            return
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+        await trio.sleep(_PAUSE_SECONDS)
 
 
 def _claim_leftovers(inodes: Inodes, holder: object, may_look_at: Callable[[str], bool]) -> None:

@@ -29,7 +29,7 @@ from lockd.engines.files.opening import (
     check_kind,
 )
 from lockd.engines.files.related_devices import RelatedDevices
-from lockd.linux.block_devices import Extents, extents_of, no_file
+from lockd.linux.block_devices import Extents, extents_of, no_file, whole
 from lockd.linux.file_identity import Identity, identity_of, is_block_device
 from lockd.linux.record_locks import unlock
 from lockd.linux.replaceable import others_can_replace
@@ -313,7 +313,7 @@ class Inodes:
         """
         claim = self._claim_open(Claim(holder, identity or identity_of(os.fstat(fd)), fd))
         if is_block_device(claim.identity):
-            known = extents if extents is not None else extents_of(claim.identity, may_look_at)
+            known = extents if extents is not None else _extents_of_adopted(claim.identity, may_look_at)
             with self._mutex:
                 self._add_device(claim, known)
                 if extents is None:
@@ -332,6 +332,7 @@ class Inodes:
         """Find out where all data of an adopted block device are. This may block where the file of a loop device may.
 
         :param claim: the claim on the device. It may have ended.
+        :raises OSError: descriptors or memory have run out.
         """
         extents = extents_of(claim.identity)
         with self._mutex:
@@ -491,3 +492,10 @@ def _close_local(fd: int) -> None:
     """Close a descriptor that was opened on the reactor's thread, so on a local file system."""
     with suppress(OSError):
         os.close(fd)
+
+
+def _extents_of_adopted(device: Identity, may_look_at: Callable[[str], bool]) -> Extents:
+    try:
+        return extents_of(device, may_look_at)
+    except OSError:
+        return frozenset((whole(device),))  # ``locate`` asks for the rest

@@ -25,6 +25,7 @@ from lockd.locks.errors import Busy
 from lockd.locks.resource import Resource
 from tests.kernel_locks import KernelLock, locks_of, locks_on
 from tests.lock_fixtures import loop_device
+from tests.without_descriptors import without_descriptors
 
 ROUNDS = 200
 
@@ -375,6 +376,19 @@ def test_an_inherited_device_keeps_others_from_its_data(device: Path, tmp_path: 
         inodes.close(open_other())
         inodes.close(open_image())
         assert inodes.descriptors() == []
+
+
+def test_an_inherited_device_is_looked_at_later_if_there_is_no_descriptor_now(device: Path) -> None:
+    inodes = Inodes()
+    fd = os.open(device, os.O_RDWR)
+    with without_descriptors():
+        claim = inodes.adopt(fd, ORPHANED)
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            inodes.locate(claim)
+    assert inodes.to_locate() == [claim]
+    inodes.locate(claim)
+    assert inodes.to_locate() == []
+    inodes.close(claim)
 
 
 def test_an_abandoned_device_stays_related_if_it_cannot_be_taken_over(device: Path, tmp_path: Path) -> None:
