@@ -166,16 +166,17 @@ def test_no_lock_is_given_twice_while_it_cleans(host: Host) -> None:
             thread.start()
         try:
             removed = 0
-            deadline = time.monotonic() + 20
-            while (removed < 100 or min(granted) < 500) and time.monotonic() < deadline:
+            deadline = time.monotonic() + 300
+            while removed < 100 or min(granted) < 100:
+                assert time.monotonic() < deadline, f"{removed} removed, {granted} granted in 5 minutes"
+                # A file without a lock, as a host that crashes leaves it: the cleaner and both daemons are after it.
+                Path(lease.path).touch()
                 removed += _cleaned(lease.path)
         finally:
             ended.set()
             for thread in threads:
                 thread.join()
     assert not given_twice
-    assert min(granted) >= 500
-    assert removed >= 100
     assert not list(leases.iterdir())
 
 

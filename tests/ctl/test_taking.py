@@ -43,7 +43,7 @@ def test_the_command_is_the_process_that_lockctl_was(host: Host) -> None:
 def test_run_ends_with_the_exit_status_of_the_command(host: Host) -> None:
     disk = host.disk("disk")
     assert host.lockctl("run", disk, "--", "sh", "-c", "echo out; exit 7", status=7) == "out\n"
-    assert locks_on(disk) == []
+    wait_until(lambda: locks_on(disk) == [], "the end of the ended command's lock")
 
 
 def test_a_held_disk_is_busy_and_its_holder_is_named(host: Host) -> None:

@@ -33,6 +33,7 @@ def can_acquire(guest: Guest, path: Path) -> bool:
     return True
 
 
+Test = TypeVar("Test", bound=Callable[..., None])
 Started = TypeVar("Started", bound="Guest | Stranger")
 
 
@@ -96,12 +97,16 @@ def test_virtlockd_stalls_and_releases_locks_of_living_holders(
     assert not all(holder.dead_when_released for holder in observation.holders)
 
 
-needs_to_choose_pids = pytest.mark.skipif(
-    os.geteuid() != 0, reason="choosing the pid of a process needs root"
-)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="this needs root")
 
 
-@needs_to_choose_pids
+def chooses_pids(test: Test) -> Test:
+    """Mark a test that starts a process with a pid of its choice: new processes of other tests would take the pid."""
+    marked: Test = pytest.mark.alone(needs_root(test))
+    return marked
+
+
+@chooses_pids
 def test_a_reused_pid_is_spared(make_guest: MakeGuest, disk: Path) -> None:
     """The holder dies, its connection is still open in another process, and a new process gets its pid."""
     holder, taker = make_guest(), make_guest()
@@ -115,7 +120,7 @@ def test_a_reused_pid_is_spared(make_guest: MakeGuest, disk: Path) -> None:
         taker.release(disk)
 
 
-@needs_to_choose_pids
+@chooses_pids
 def test_a_pid_reused_before_the_daemon_looks_is_spared(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path
 ) -> None:
@@ -133,7 +138,7 @@ def test_a_pid_reused_before_the_daemon_looks_is_spared(
         taker.release(disk)
 
 
-@needs_to_choose_pids
+@chooses_pids
 def test_a_reused_pid_is_not_the_owner(make_guest: MakeGuest, disk: Path) -> None:
     """A lock ends with its owner's process; a later process with the same pid does not get it."""
     taker = make_guest()
@@ -147,7 +152,7 @@ def test_a_reused_pid_is_not_the_owner(make_guest: MakeGuest, disk: Path) -> Non
             taker.release(disk)
 
 
-@needs_to_choose_pids
+@chooses_pids
 def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connection_ends(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
 ) -> None:
@@ -167,7 +172,7 @@ def test_the_next_process_of_a_pid_keeps_its_locks_when_the_first_ones_connectio
         second.release(disk)
 
 
-@needs_to_choose_pids
+@chooses_pids
 def test_a_dead_owners_connection_takes_nothing_from_the_next_process_of_its_pid(
     daemon: PrivateDaemon, make_guest: MakeGuest, disk: Path, tmp_path: Path
 ) -> None:
@@ -242,7 +247,7 @@ def test_an_owner_that_ends_before_its_acquire_begins_gets_no_lock(
     taker.release(disk)
 
 
-@needs_to_choose_pids
+@chooses_pids
 def test_who_gets_the_pid_of_an_owner_that_was_dead_is_another_owner(
     make_guest: MakeGuest, daemon: PrivateDaemon, disk: Path
 ) -> None:
@@ -285,7 +290,7 @@ def test_nobody_registers_an_owner_that_cannot_be_watched(tmp_path: Path, number
         assert "no owner can be watched, so none can register: pidfd_open" in daemon.log.read_text()
 
 
-@pytest.mark.parametrize("days_up", [0, pytest.param(9, marks=needs_to_choose_pids)])
+@pytest.mark.parametrize("days_up", [0, pytest.param(9, marks=needs_root)])
 def test_a_guest_is_watched_where_the_kernel_cannot_tell_who_connected(
     tmp_path: Path, disk: Path, days_up: int
 ) -> None:
