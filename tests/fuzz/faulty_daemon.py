@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 from lockd.daemon.command import main
 from tests.fuzz.words import GUARDED_DISK
@@ -26,6 +26,8 @@ def _die() -> None:
 
 def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+    # A second signal would kill the daemon where it no longer handles signals, on its way out.
+    Event().wait()
 
 
 def _hang() -> None:

@@ -24,7 +24,6 @@ from tests.fuzz.oracle import Ended, Finding, Oracle
 from tests.peer_process import PeerProcess
 from tests.private_daemon import PrivateDaemon, private_daemon
 from tests.raw_client import AUTOCREATE, SHARED, RawClient
-from tests.trouble.stopwatch import Stopwatch
 
 _CONNECTIONS = 8
 _STREAM_FRAMES = (1, 2, 5, 20, 60, 200)
@@ -57,7 +56,6 @@ class Life:
         self._frames = Frames(random)
         self._lock_socket, self._admin_socket = sockets / "lock", sockets / "admin"
         self._oracle = Oracle(daemon, self._lock_socket, self._admin_socket)
-        self._stopwatch = Stopwatch(daemon.pid)
         self._stack = stack
         self._connections: list[Connection] = []
         self._guests: list[PeerProcess] = []
@@ -164,7 +162,7 @@ class Life:
             # The program is replaced while calls are on their way. Both programs may answer some of them.
             self._daemon.signal(signal.SIGUSR1)
             self.upgrades += 1
-        exchange(chosen, self._stopwatch)
+        exchange(chosen, self._oracle.check_serves)
         self._check_closed(hasty)
         for connection in list(self._connections):
             if connection in hasty or not connection.is_open or random.random() < 0.02:
@@ -189,7 +187,7 @@ class Life:
             self._connections.append(connection)
             opened.append(connection)
         # A frame of another connection may limit the number of clients; these are accepted before.
-        exchange(opened, self._stopwatch)
+        exchange(opened, self._oracle.check_serves)
 
     def _drop(self, connection: Connection) -> None:
         for guest in self._guests:
@@ -239,7 +237,7 @@ class Life:
             idle = [connection for connection in self._connections if connection not in hasty]
             for connection in idle:
                 connection.say([])
-            exchange(idle, self._stopwatch)
+            exchange(idle, self._oracle.check_serves)
             return
         if not all(connection.is_open or connection.is_ending for connection, _ in self._history):
             self._oracle.check()

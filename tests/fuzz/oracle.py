@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ _FAULTS = (
 _SECONDS = 1.0
 """Seconds in which an administrator and a new client are answered, without the waits for a processor."""
 
-_ENDING_SECONDS = 5.0
+_ENDING_SECONDS = 15.0
 """Seconds in which a daemon has ended that has closed its connections."""
 
 _PARKED = 1
@@ -147,12 +148,22 @@ class Oracle:
         if reply.status:
             raise Finding(f"the daemon refuses {procedure.name}: {reply.payload!r}")
 
+    def check_serves(self) -> None:
+        """Check that an administrator is answered soon. Others may wait for worker threads, or for the next program.
+
+        :raises Finding: he is not.
+        :raises Ended: the daemon has ended in good order.
+        """
+        self._check_time_of(lambda: self._call(Procedure.LIST_SERVERS, arguments(0, 0)))
+
     def _check_answer(self) -> None:
-        stopwatch = Stopwatch(self._daemon.pid)
-        for call in (self._restore_settings, self._ping):
-            seconds = stopwatch.time(call)
-            if seconds > _SECONDS:
-                raise Finding(f"the daemon answers after {seconds:.1f} seconds")
+        self._check_time_of(self._restore_settings)
+        self._check_time_of(self._ping)
+
+    def _check_time_of(self, call: Callable[[], None]) -> None:
+        seconds = Stopwatch(self._daemon.pid).time(call)
+        if seconds > _SECONDS:
+            raise Finding(f"the daemon answers after {seconds:.1f} seconds")
 
     def _ping(self) -> None:
         """Connect, and get one answer."""
@@ -195,7 +206,7 @@ class Oracle:
             raise Finding(f"the status program: {error}") from error
         try:
             most = self._descriptors + _PARKED
-            wait_until(lambda: descriptors(self._daemon) <= most, "descriptors are closed", 5)
+            wait_until(lambda: descriptors(self._daemon) <= most, "descriptors are closed")
         except AssertionError:
             names = sorted(self._open_files())
             raise Finding(
