@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lockd.engines.files.slow_mounts import SlowMounts
+from lockd.linux.mount_table import parse
 from tests.outsider import Outsider
 from tests.private_mounts import can_mount, mount, private_mounts
 from tests.waiting import wait_until
@@ -108,7 +109,7 @@ def mountinfo(kinds: Mapping[str, str]) -> bytes:
 def slow_mounts(kinds: Mapping[str, str]) -> SlowMounts:
     """Return the mounts of ``mountinfo``, whatever is mounted on this machine."""
     mounts = SlowMounts()
-    mounts.refresh(mountinfo(kinds))
+    mounts.refresh(parse(mountinfo(kinds)))
     return mounts
 
 

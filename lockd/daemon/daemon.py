@@ -81,7 +81,7 @@ class Daemon:
         self._headroom = Headroom()
         tasks = Tasks(nursery)
         self.mounts = mounts = SlowMounts()
-        self.reactor = Reactor(before_serving=MountWatch(mounts).look)
+        self.reactor = Reactor(before_serving=MountWatch(mounts, inodes).look)
         self.slow_calls = SlowCalls()
         log.write_slow_files(self.slow_calls, tasks)
         self.table = LockTable(FilesEngine(inodes, mounts))
@@ -115,7 +115,7 @@ class Daemon:
             )
         )
         self.admin_server.add_program(
-            AdminProgram(self.servers, self.reactor, self.log, self.lifetime, self.table)
+            AdminProgram(self.servers, self.reactor, self.log, self.lifetime, self.table, tasks)
         )
         self.admin_server.add_program(
             StatusProgram(

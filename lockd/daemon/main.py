@@ -1,5 +1,6 @@
 """The command ``virtlockd``: it starts the daemon, or continues it after a live upgrade."""
 
+import linecache
 import logging
 import os
 import resource
@@ -19,6 +20,7 @@ from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.log.log import Log
 from lockd.daemon.log.settings import LogSettingError, settings_at_start
+from lockd.daemon.rate_limit import faults
 from lockd.daemon.repeated_start import Start
 from lockd.daemon.start import pidfile
 from lockd.daemon.start.background import go_into_background
@@ -50,11 +52,28 @@ def main(start: Start | None = None) -> None:
     :param start: the start of the program, if it can be repeated.
     :raises SystemExit: the daemon cannot start; the status is 1, and the message says why.
     """
+    _leave_source_files_closed()
     try:
         addresses = own_addresses()
         _run(parse_options(sys.argv[1:], addresses), addresses, start or Start([]))
     except (Failure, HomeUnknown) as failure:
         sys.exit(f"virtlockd: {printable(str(failure))}")
+
+
+def _leave_source_files_closed() -> None:
+    """Have tracebacks without lines of source: opening and closing a file ends all locks on it (Invariant 1)."""
+    linecache.updatecache = lambda *_: []
+    # By default the interpreter itself prints what is raised where nobody can catch it, with lines of source.
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    if faults.allows():
+        _logger.error(
+            "an exception was raised where nobody can catch it, in %r",
+            unraisable.object,
+            exc_info=unraisable.exc_value,
+        )
 
 
 def _run(options: Options, addresses: Addresses, start: Start) -> None:

@@ -15,7 +15,7 @@ def break_seconds() -> float:
     :returns: the seconds; infinite where the kernel takes no lease away.
     """
     try:
-        seconds = float(_BREAK_TIME.read_text(encoding="ascii"))
+        seconds = float(_BREAK_TIME.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return _DEFAULT_SECONDS
     return seconds or math.inf

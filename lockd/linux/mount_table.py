@@ -18,6 +18,7 @@ class Mount(NamedTuple):
 
     :ivar number: the kernel's number for the mount.
     :ivar parent: the number of the mount that it is mounted on.
+    :ivar device: the device number that its files have (``st_dev`` in stat(2)); of btrfs they have others.
     :ivar point: where it is mounted.
     :ivar kind: the type of the file system, for example ``ext4`` or ``fuse.sshfs``.
     :ivar source: what is mounted: a device, a server's export, or a word that the file system chose.
@@ -26,13 +27,14 @@ class Mount(NamedTuple):
 
     number: int
     parent: int
+    device: int
     point: str
     kind: str
     source: str
     options: str
 
 
-_ROOT: Final = Mount(_OUTSIDE, _OUTSIDE, "/", "rootfs", "", "")
+_ROOT: Final = Mount(_OUTSIDE, _OUTSIDE, 0, "/", "rootfs", "", "")
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -50,9 +52,11 @@ def _parse_line(line: bytes) -> Mount:
     # mount number, parent, device, root, mount point, options, optional fields, "-", type, source, super options
     fields = line.split(b" ")
     end = fields.index(b"-")
+    major, minor = map(int, fields[2].split(b":"))
     return Mount(
         int(fields[0]),
         int(fields[1]),
+        os.makedev(major, minor),
         os.fsdecode(_unescape(fields[4])),
         os.fsdecode(fields[end + 1]),
         os.fsdecode(_unescape(fields[end + 2])),

@@ -48,7 +48,7 @@ def pids_of(pidfd: int) -> tuple[int, ...]:
     :returns: the pids; none if the process is dead and reaped, or cannot be seen from here.
     :raises OSError: the descriptor cannot be looked at (proc(5)), as descriptors or memory have run out.
     """
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file)
     pids = tuple(map(int, fields.get("NSpid", fields["Pid"]).split()))
     return pids if pids[0] > 0 else ()

@@ -39,7 +39,7 @@ def posix_locks(pid: int | None = None) -> list[RecordLock]:
     :returns: the locks, in the order of the list.
     """
     wanted = None if pid is None else str(pid)
-    with open("/proc/locks", encoding="ascii") as file:
+    with open("/proc/locks", encoding="utf-8") as file:
         return [lock for line in file if (lock := _parse(line.split(), wanted)) is not None]
 
 
@@ -51,7 +51,7 @@ def descriptor_locks(pid: int, fd: int) -> list[RecordLock]:
     :returns: the locks.
     :raises OSError: there is no such process or descriptor, or this user may not look at it.
     """
-    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as file:
+    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8") as file:
         lines = [line.removeprefix("lock:") for line in file if line.startswith("lock:")]
     return [lock for line in lines if (lock := _parse(line.split(), None)) is not None]
 

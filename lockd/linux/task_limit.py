@@ -55,8 +55,8 @@ def _groups() -> list[Path]:
 def _usage(group: Path) -> TaskUsage | None:
     file = group / "pids.max"
     try:
-        limit = file.read_text(encoding="ascii").strip()
-        used = int((group / "pids.current").read_text(encoding="ascii"))
+        limit = file.read_text(encoding="utf-8").strip()
+        used = int((group / "pids.current").read_text(encoding="utf-8"))
         return None if limit == "max" else TaskUsage(used, int(limit), str(file))
     except (OSError, ValueError):
         return None

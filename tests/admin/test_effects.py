@@ -134,3 +134,11 @@ def test_a_daemon_with_many_clients_lists_them_all(tmp_path: Path, server: str) 
         for _ in range(300):
             connections.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
         wait_until(lambda: listed(301 if server == "admin" else 300), "all clients are listed")
+
+
+def test_where_no_name_can_be_looked_up_the_number_is_shown(tmp_path: Path) -> None:
+    with private_daemon(tmp_path / "daemon", wrapper=["env", "PATH=/nowhere"]) as daemon, daemon.connect():
+        with RawAdmin(daemon.admin_socket) as admin:
+            info = admin.result(Procedure.CLIENT_GET_INFO, arguments(client("virtlockd", 2), 0))
+        assert arguments("unix_user_name", ParameterType.STRING, str(os.geteuid())) in info
+        assert arguments("unix_group_name", ParameterType.STRING, str(os.getegid())) in info

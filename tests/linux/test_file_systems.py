@@ -7,7 +7,7 @@ from lockd.linux.mount_table import Mount
 
 
 def mounted(kind: str, options: str) -> Mount:
-    return Mount(36, 21, "/mnt", kind, "server:/export", options)
+    return Mount(36, 21, 0, "/mnt", kind, "server:/export", options)
 
 
 def test_what_may_wait_for_others_is_not_local() -> None:

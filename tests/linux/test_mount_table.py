@@ -56,8 +56,10 @@ def test_a_line_is_read_with_and_without_optional_fields() -> None:
         b"36 21 0:30 /sub /mnt\\040point ro - nfs4 server:/a\\134b rw,vers=4.2,local_lock=none\n"
     )
     assert parse(lines) == [
-        Mount(21, 1, "/", "ext4", "/dev/sda1", "rw,relatime,rw,errors=remount-ro"),
-        Mount(36, 21, "/mnt point", "nfs4", "server:/a\\b", "ro,rw,vers=4.2,local_lock=none"),
+        Mount(21, 1, os.makedev(8, 1), "/", "ext4", "/dev/sda1", "rw,relatime,rw,errors=remount-ro"),
+        Mount(
+            36, 21, os.makedev(0, 30), "/mnt point", "nfs4", "server:/a\\b", "ro,rw,vers=4.2,local_lock=none"
+        ),
     ]
 
 

@@ -22,6 +22,7 @@ from lockd.linux.printable import printable
 
 _SYSLOG_SOCKET: Final = "/dev/log"
 _FACILITY_DAEMON: Final = 3
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PRIORITIES: Final = {Level.DEBUG: 7, Level.INFO: 6, Level.WARNING: 4, Level.ERROR: 3}
 """The priorities of syslog(3). The journal uses the same numbers."""
 
@@ -85,6 +86,15 @@ def _without_middle(text: str) -> str:
     return f"{text[:half]}[... {excess} more characters ...]{text[-half:]}"
 
 
+def _clock(moment: time.struct_time) -> str:
+    """Return the time of day.
+
+    strftime(3) calls tzset(3), which opens and closes /etc/localtime when that is another file than before. This would
+    end the locks on it (Invariant 1).
+    """
+    return f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
+
+
 def _module_of(record: logging.LogRecord) -> str:
     return record.name.rpartition(".")[2]
 
@@ -106,10 +116,11 @@ def line_of(record: logging.LogRecord) -> bytes:
     :param record: the message.
     :returns: the line, with its line break.
     """
-    seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
+    utc = time.gmtime(record.created)
     level = level_of(record).name.lower()
     line = (
-        f"{seconds}.{int(record.msecs):03}+0000: {record.process}: {level} : "
+        f"{utc.tm_year}-{utc.tm_mon:02}-{utc.tm_mday:02} {_clock(utc)}.{int(record.msecs):03}+0000: "
+        f"{record.process}: {level} : "
         f"{_module_of(record)}:{record.lineno if _is_traced(record) else 0} : {text_of(record)}\n"
     )
     return line.encode()
@@ -292,7 +303,8 @@ class Syslog:
         :param record: the message.
         """
         priority = _FACILITY_DAEMON * 8 + _PRIORITIES[level_of(record)]
-        when = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
+        local = time.localtime(record.created)
+        when = f"{_MONTHS[local.tm_mon - 1]} {local.tm_mday:2} {_clock(local)}"
         message = f"<{priority}>{when} {self._name}[{record.process}]: {text_of(record)}"
         self._datagrams.send(message.encode())
 

@@ -4,21 +4,21 @@ The names, the order of the checks and the error texts are virtlockd's, as measu
 to its user.
 """
 
-import grp
 import logging
-import pwd
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from lockd.daemon.lifetime import Lifetime
 from lockd.daemon.log.log import Log
 from lockd.daemon.log.settings import LogSettingError
 from lockd.daemon.programs import function_names
+from lockd.daemon.programs.account_names import AccountNames
 from lockd.daemon.programs.refused import Refused
 from lockd.daemon.reactor import Reactor
 from lockd.daemon.server import FunctionHandler, ProgramKey, Server, refuse
-from lockd.daemon.session import NO_REPLY, Session
+from lockd.daemon.session import LATER, NO_REPLY, Reply, Session
+from lockd.daemon.tasks import Tasks
 from lockd.locks.table import LockTable
 from lockd.wire import admin
 from lockd.wire.admin import Arguments, Client, Parameter, ParameterType, Procedure, ShutdownFlags
@@ -52,8 +52,11 @@ _FUNCTIONS: Final = function_names.ADMIN
 _logger = logging.getLogger(__name__)
 
 
-_Answer: TypeAlias = Callable[[Session, Arguments], bytes]
-"""Carries out one call, and returns the payload of the reply."""
+_Rest: TypeAlias = Callable[[], Awaitable[bytes]]
+"""Carries out the rest of a call, which has to wait, and returns the payload of the reply."""
+
+_Answer: TypeAlias = Callable[[Session, Arguments], bytes | _Rest]
+"""Carries out one call, and returns the payload of the reply, or what is left to do for it."""
 
 
 class AdminProgram:
@@ -66,6 +69,7 @@ class AdminProgram:
     :param log: the log of the daemon.
     :param lifetime: decides when the daemon ends.
     :param table: the lock table.
+    :param tasks: runs calls that have to wait.
     :ivar key: the number and the version of the program.
     :ivar handlers: the handlers of its procedures, by the procedures' numbers.
     """
@@ -73,13 +77,21 @@ class AdminProgram:
     key: Final[ProgramKey] = (admin.PROGRAM, admin.VERSION)
 
     def __init__(
-        self, servers: Sequence[Server], reactor: Reactor, log: Log, lifetime: Lifetime, table: LockTable
+        self,
+        servers: Sequence[Server],
+        reactor: Reactor,
+        log: Log,
+        lifetime: Lifetime,
+        table: LockTable,
+        tasks: Tasks,
     ) -> None:
         self._servers = servers
         self._reactor = reactor
         self._log = log
         self._lifetime = lifetime
         self._table = table
+        self._tasks = tasks
+        self._names = AccountNames()
         procedures: dict[int, _Answer] = {
             Procedure.CONNECT_OPEN: self._connect_open,
             Procedure.CONNECT_CLOSE: self._connect_close,
@@ -107,13 +119,16 @@ class AdminProgram:
             for number, procedure in procedures.items()
         }
 
-    def _answer(self, procedure: _Answer, session: Session, call: Frame) -> bytes:
+    def _answer(self, procedure: _Answer, session: Session, call: Frame) -> Reply:
         try:
             result = procedure(session, Arguments(call.payload))
         except Refused as refused:
             return refuse(session, call, refused.reply)
         except DecodeError:
             return refuse(session, call, rpc_error("Unable to decode message payload"))
+        if not isinstance(result, bytes):
+            self._tasks.start(_finish, session, call, result)
+            return LATER
         # There is no reply if the client has closed its own connection with this call.
         return encode_reply(call, result) if session.is_open() else NO_REPLY
 
@@ -200,20 +215,25 @@ class AdminProgram:
         _no_flags(Procedure.LOOKUP_CLIENT, flags)
         return admin.encode_client(_client(server, _session_of(server, number)))
 
-    def _client_get_info(self, _session: Session, arguments: Arguments) -> bytes:
+    def _client_get_info(self, _session: Session, arguments: Arguments) -> _Rest:
         client, flags = arguments.client(), arguments.uint32()
         session = self._matching_server(client.server).sessions.get(client.id)
         if session is None:
             message = f"no client with matching id '{client.id}' found"
             raise Refused(no_client(message, ErrorDomain.ADMIN))
         _no_flags(Procedure.CLIENT_GET_INFO, flags)
+        return partial(self._info_of, session)
+
+    async def _info_of(self, session: Session) -> bytes:
+        user = await self._names.user(session.peer_uid)
+        group = await self._names.group(session.peer_gid)
         return admin.encode_parameters(
             (
                 Parameter("readonly", ParameterType.BOOLEAN, 0),
                 Parameter("unix_user_id", ParameterType.INT, session.peer_uid),
-                Parameter("unix_user_name", ParameterType.STRING, _user_name(session.peer_uid)),
+                Parameter("unix_user_name", ParameterType.STRING, user),
                 Parameter("unix_group_id", ParameterType.INT, session.peer_gid),
-                Parameter("unix_group_name", ParameterType.STRING, _group_name(session.peer_gid)),
+                Parameter("unix_group_name", ParameterType.STRING, group),
                 Parameter("unix_process_id", ParameterType.INT, session.peer_pid),
             )
         )
@@ -335,6 +355,14 @@ class AdminProgram:
             raise Refused(no_server(message, ErrorDomain.ADMIN)) from None
 
 
+async def _finish(session: Session, call: Frame, rest: _Rest) -> None:
+    try:
+        reply = encode_reply(call, await rest())
+    except Exception:
+        reply = session.fault(call)
+    session.finish(reply)
+
+
 def _session_of(server: Server, number: int) -> Session:
     session = server.sessions.get(number)
     if session is None:
@@ -344,22 +372,6 @@ def _session_of(server: Server, number: int) -> Session:
 
 def _client(server: Server, session: Session) -> Client:
     return Client(server.name, session.id, session.connected_at)
-
-
-@cache
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-@cache
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _encode_numbers(**numbers: int) -> bytes:

@@ -23,6 +23,7 @@ from lockd.engines.files.opening import (
     EXCLUSIVELY,
     KIND,
     NEW,
+    PSEUDO,
     REGULAR,
     SAFELY,
     WITHOUT_WAITING,
@@ -47,9 +48,14 @@ _KNOWN_MAX: Final = 16384
 
 
 class Inodes:
-    """All claims of this process."""
+    """All claims of this process.
+
+    :ivar pseudo_devices: the device numbers of files that are not opened to be locked, as the kernel makes up what is in
+        them (``lockd.linux.pseudo_files``). The daemon reads many of them, and no disk is there.
+    """
 
     def __init__(self) -> None:
+        self.pseudo_devices: frozenset[int] = frozenset()
         self._claims: dict[Identity, Claim] = {}
         self._mutex = Lock()
         self._parked = 0
@@ -206,6 +212,8 @@ class Inodes:
             extents: Extents | None = None
             if lockable:
                 check_kind(status, path)
+                if status.st_dev in self.pseudo_devices:
+                    raise OSError(errno.ENOTBLK, PSEUDO, path)
             if is_block_device(identity):
                 if lockable and identity != device:
                     raise BlockDevice(identity)

@@ -37,6 +37,7 @@ _UNOPENED: Final = {
 starts the timer of a watchdog, which resets the host, or rewinds a tape."""
 
 DANGLING: Final = "it is a symbolic link to a file that does not exist"
+PSEUDO: Final = "it is a file that the kernel makes up, and no disk"
 
 
 def check_kind(status: os.stat_result, path: str) -> None:

@@ -5,10 +5,11 @@ stays on local file systems.
 """
 
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from lockd.linux.file_systems import lists_locks, may_block
-from lockd.linux.mount_table import MountTable, parse
+from lockd.linux.mount_table import Mount, MountTable
 
 _LINKS_MAX: Final = 40  # as many as the kernel follows: path_resolution(7)
 _CACHE_MAX: Final = 4096
@@ -31,12 +32,12 @@ class SlowMounts:
         self._local_directories: dict[str, str | None] = {}
         self._take_over(MountTable.read())
 
-    def refresh(self, mountinfo: bytes) -> None:
-        """Replace the mounts by those of a mountinfo file.
+    def refresh(self, mounts: Iterable[Mount]) -> None:
+        """Replace the mounts by others.
 
-        :param mountinfo: the content of the file; see ``lockd.linux.mount_table``.
+        :param mounts: what ``lockd.linux.mount_table.parse`` returned.
         """
-        self._take_over(MountTable(parse(mountinfo)))
+        self._take_over(MountTable(mounts))
 
     def _take_over(self, mounts: MountTable) -> None:
         self._mounts = mounts

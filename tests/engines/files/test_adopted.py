@@ -12,6 +12,7 @@ from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux import record_locks
+from lockd.linux.mount_table import parse
 from lockd.locks.engine import Hold, Later
 from lockd.locks.errors import Busy, SystemCallFailed
 from lockd.locks.resource import LOST, Resource
@@ -194,7 +195,7 @@ def test_a_directory_that_is_hidden_by_a_slow_mount_is_looked_at_by_a_worker_thr
     adopted = Adopted(tmp_path / "lease", mounts)
     lease = adopted.resource(autocreate=True)
     adopted.adopt(lease)
-    mounts.refresh(mountinfo({str(tmp_path): "nfs4"}))
+    mounts.refresh(parse(mountinfo({str(tmp_path): "nfs4"})))
     assert isinstance(adopted.engine.path_doubt(lease), Later)
     assert isinstance(adopted.engine.drop(lease), Later)
     adopted.drop(lease)

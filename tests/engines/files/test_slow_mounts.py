@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lockd.engines.files.slow_mounts import SlowMounts
-from lockd.linux.mount_table import MOUNTINFO
+from lockd.linux.mount_table import MOUNTINFO, MountTable
 from tests.lock_fixtures import mount_local, mount_slow
 from tests.private_mounts import bind, mount, move, unmount
 
@@ -185,14 +185,14 @@ def test_a_new_mount_is_known_once_the_mounts_are_read_again(tree: Path) -> None
         assert poll.poll(0) == []
         mount_slow(tree / "slow")
         assert poll.poll(1000)
-    mounts.refresh(Path(MOUNTINFO).read_bytes())
+    mounts.refresh(MountTable.read().mounts)
     assert mounts.slow_mount(path) == str(tree / "slow")
 
 
 def test_more_directories_than_are_remembered(tree: Path) -> None:
     mounts = SlowMounts()
     slow = mount_slow(tree / "slow")
-    mounts.refresh(Path(MOUNTINFO).read_bytes())
+    mounts.refresh(MountTable.read().mounts)
     for number in range(5000):
         assert mounts.slow_mount(f"{tree}/{number}/disk") is None
     assert mounts.slow_mount(f"{slow}/disk") == str(slow)
