@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from lockd.client.errors import ConnectionLost
 from lockd.ctl import taking
 from lockd.ctl.command import Commands, add_command
-from lockd.ctl.exits import Exit
+from lockd.ctl.exits import Exit, Failure
 
 _OWNER_NAME: Final = "lockctl acquire"
 _DISCARDED_BYTES: Final = 65536
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> Exit:
 
     :param options: the parsed command line.
     :returns: the exit status.
-    :raises Failure: a lock is held by somebody else, or cannot be taken.
+    :raises Failure: a lock is held by somebody else or cannot be taken, or standard input cannot be read.
     :raises ClientError: no daemon runs, it does not answer, or it ended while the locks were held.
     """
     disks = taking.find_disks(options.disks)
@@ -80,6 +80,7 @@ def _wait_for_end(standard_input: int, daemon: int) -> None:
     :param standard_input: its descriptor.
     :param daemon: the descriptor of the connection that holds the locks.
     :raises ConnectionLost: the daemon ended, and the locks with it.
+    :raises Failure: standard input cannot be read.
     """
     poll = select.poll()
     poll.register(standard_input, select.POLLIN)
@@ -88,5 +89,10 @@ def _wait_for_end(standard_input: int, daemon: int) -> None:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if daemon in ready:
             raise ConnectionLost("the daemon ended, and the locks with it")
-        if not os.read(standard_input, _DISCARDED_BYTES):
-            return
+        try:
+            if not os.read(standard_input, _DISCARDED_BYTES):
+                return
+        except OSError as error:
+            raise Failure(
+                f"standard input cannot be read: {error.strerror}; the locks are released"
+            ) from None

@@ -1,5 +1,6 @@
 """The command ``virtlockd``: what must be done before the rest of the program is imported."""
 
+import ctypes.util
 import gc
 import signal
 
@@ -19,9 +20,30 @@ def main() -> None:
     gc.disable()
     start = this_start()
     try:
+        _import_trio()
         from lockd.daemon.main import main as run
 
         run(start)
     except Exception as error:
         start.repeat(error)
         raise
+
+
+def _import_trio() -> None:
+    """Import trio, and have it run no other program.
+
+    To name its threads, it looks for a library, and runs ldconfig for that. After a live upgrade, such a child first
+    closes its copies of all descriptors of locked files. If a file server hangs, close(2) waits for it, and so would
+    the daemon and all clients.
+    """
+    find_library = ctypes.util.find_library
+    ctypes.util.find_library = _the_c_library
+    try:
+        import trio  # noqa: F401 - imported for the first time
+    finally:
+        ctypes.util.find_library = find_library
+
+
+def _the_c_library(name: str) -> str | None:  # noqa: ARG001 - it takes the place of find_library
+    """Return what has the function that trio looks for (glibc 2.34 or later). Without it, threads have no names."""
+    return "libc.so.6"

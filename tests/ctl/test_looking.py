@@ -79,6 +79,18 @@ def test_who_distinguishes_a_free_disk_from_a_missing_one(host: Host) -> None:
     assert "there is no such disk" in host.lockctl("who", host.directory / "missing", status=74)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_who_opens_nothing_that_can_be_no_disk(host: Host, kind: str) -> None:
+    """To open a watchdog is to start it."""
+    path = host.directory / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/tty")  # which cannot be opened, as there is no terminal
+    message = f"lockctl: {path}: it is neither a regular file nor a block device\n"
+    assert host.lockctl("who", path, status=74) == message
+
+
 def test_who_names_a_process_that_has_the_disk_open_without_a_lock(host: Host) -> None:
     disk = host.disk("disk")
     opener = [sys.executable, "-c", _OPEN, str(disk)]

@@ -302,6 +302,24 @@ def test_acquire_holds_until_a_signal_comes(host: Host, number: signal.Signals) 
         assert locks_on(disk) == []
 
 
+def test_acquire_releases_if_its_input_cannot_be_read(host: Host) -> None:
+    disk = host.disk("disk")
+    command = host.command("acquire", disk)
+    with open(os.devnull, "w", encoding="ascii") as unreadable:
+        ended = subprocess.run(
+            command,
+            stdin=unreadable,
+            capture_output=True,
+            text=True,
+            env=host.environment,
+            timeout=60,
+            check=False,
+        )
+    reason = "lockctl: standard input cannot be read: Bad file descriptor; the locks are released\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (74, "held\n", reason)
+    assert locks_on(disk) == []
+
+
 def test_acquire_says_that_the_daemon_has_ended(host: Host) -> None:
     with acquiring(host, host.disk("disk")) as process:
         host.daemon.process.kill()

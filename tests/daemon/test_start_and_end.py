@@ -3,6 +3,8 @@
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,20 @@ def test_it_has_one_thread_while_nothing_blocks(daemon: PrivateDaemon) -> None:
     with RawClient(daemon) as client:
         assert client.create_lockspace("") is None
         assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1
+
+
+_ALONE = """
+import os, sys
+sys.addaudithook(lambda event, _: os._exit(3) if event in ("subprocess.Popen", "os.fork") else None)
+sys.argv = ["virtlockd", "--version"]
+from lockd.daemon.command import main
+main()
+"""
+
+
+def test_the_start_runs_no_other_program() -> None:
+    """After a live upgrade, a child would first close its copies of locked files: a server that hangs stops it there."""
+    assert subprocess.run([sys.executable, "-c", _ALONE], check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
