@@ -59,7 +59,14 @@ class LockCalls:
         self.asked = False
         self.owner: Owner | None = None
         self.restricted = False
+        self._process = os.getpid()
         _all.add(self)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process has the connection from its parent, by fork(2), and the locks are not its own."""
+        pid = os.getpid()
+        return pid != self._process and (self.owner is None or self.owner.pid != pid)
 
     def register(self, owner: Owner) -> Call:
         """Return the call that sets the owner of this connection. Locks are acquired and released for it.

@@ -130,7 +130,7 @@ class LockConnection:
 
     @contextmanager
     def holding(self, resource: Resource, *, shared: bool = False) -> Iterator[None]:
-        """Acquire a lock, and release it at the end of the ``with`` block.
+        """Acquire a lock, and release it at the end of the ``with`` block. A child that was forked in it does not.
 
         :param resource: the resource.
         :param shared: whether other owners may hold the lock at the same time, if they share it too.
@@ -141,7 +141,8 @@ class LockConnection:
         try:
             yield
         finally:
-            self.release(resource)
+            if not self._calls.is_inherited:
+                self.release(resource)
 
     def restrict(self) -> None:
         """Give up all further calls. The locks that are held stay held until the owner ends."""
@@ -176,11 +177,16 @@ class LockConnection:
         be released, the connections stay open until this process ends, and the locks that are left stay held. So
         they do if the connection is restricted, or if this process holds locks with another connection.
 
+        A child that was forked meanwhile only closes its copy of the connection: the locks are its parent's.
+
         :raises NoAnswer: the daemon does not answer, and the connection stays open.
         """
         if self._ended:
             return
         self._ended = True
+        if self._calls.is_inherited:
+            self._stream.close()
+            return
         try:
             if self._calls.asked:
                 self._stream.wait_no_longer_than(self._closing_timeout)

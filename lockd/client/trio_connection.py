@@ -159,7 +159,8 @@ class TrioLockConnection:
         try:
             yield
         finally:
-            if not self._ended and not await self._in_time(partial(self._release_unless_closed, resource)):
+            ended = self._ended or self._calls.is_inherited
+            if not ended and not await self._in_time(partial(self._release_unless_closed, resource)):
                 raise NoAnswer(f"the daemon does not answer; {resource.path} may stay locked")
 
     async def _release_unless_closed(self, resource: Resource) -> None:
@@ -206,6 +207,10 @@ class TrioLockConnection:
             await trio.lowlevel.checkpoint()
             return
         self._ended = True
+        if self._calls.is_inherited:
+            # trio's own descriptors are copies too: what it watches is its parent's.
+            os.close(self._stream.socket.detach())
+            return
         if self._call_under_way is not None:
             self._call_under_way.cancel()
         try:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import trio
@@ -26,7 +26,7 @@ _, SCENE, SOCKET, DAEMON, *PATHS = sys.argv
 DISK, OTHER = (Resource("", path) for path in PATHS)
 PATIENCE = 0.3
 PAUSE = 1.0
-KEPT: list[LockConnection] = []
+KEPT: list[object] = []
 
 
 def stop_daemon() -> None:
@@ -115,6 +115,33 @@ def closed_when_restricted() -> None:
         connection.acquire(DISK)
         connection.restrict()
     wait_for_daemon()
+
+
+def closed_in_a_child() -> None:
+    with ExitStack() as blocks:
+        connection = blocks.enter_context(connect())
+        blocks.enter_context(connection.holding(DISK))
+        connection.acquire(OTHER)
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            connection.release(OTHER)
+            KEPT.append(blocks.pop_all())
+    if not child:
+        os._exit(0)
+
+
+async def closed_in_a_child_by_trio() -> None:
+    connection = await connect_trio()
+    await connection.acquire(DISK)
+    async with connection.holding(OTHER):
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+    if not child:
+        await connection.aclose()
+        os._exit(0)
+    KEPT.append(connection)
 
 
 async def closed_by_another_task() -> None:

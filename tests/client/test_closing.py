@@ -107,3 +107,12 @@ def test_closing_a_connection_keeps_the_locks_of_another_one(
     with closing(scene, daemon, disks):
         assert left_locked(daemon, disks) == ["disk"]
     wait_until(lambda: left_locked(daemon, disks) == [], "the locks end with the process")
+
+
+@pytest.mark.parametrize("scene", ["closed_in_a_child", "closed_in_a_child_by_trio"])
+def test_a_child_that_leaves_the_block_takes_no_lock_from_its_parent(
+    daemon: PrivateDaemon, disks: list[Path], scene: str
+) -> None:
+    """fork(2) has copied the connection, and the child ends by an exception, as sys.exit raises one."""
+    with closing(scene, daemon, disks):
+        assert left_locked(daemon, disks) == ["disk"]
