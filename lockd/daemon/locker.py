@@ -278,23 +278,28 @@ class Locker:
 
     # Lockspaces and their files
 
-    def create_lockspace(self, path: str) -> Continuation | None:
+    def create_lockspace(self, path: str, *, new: bool = False) -> Continuation | None:
         """Make a lockspace and register it.
 
         If the lockspace is registered already, only its directory is made, if that is missing.
 
         :param path: the path of the lockspace.
+        :param new: whether to refuse a lockspace that is registered already.
         :returns: None if all is done, otherwise the continuation.
         :raises LockError: the lockspace cannot be made.
         """
+        if new:
+            self._table.check_new_lockspace(path)
         later = self._table.engine_of(path).make_lockspace(path)
         if later is not None:
-            return partial(self._create_lockspace_slowly, path, later)
+            return partial(self._create_lockspace_slowly, path, later, new)
         self._table.add_lockspace(path)
         return None
 
-    async def _create_lockspace_slowly(self, path: str, later: Later[None]) -> None:
+    async def _create_lockspace_slowly(self, path: str, later: Later[None], new: bool) -> None:
         await self._done(later)
+        if new:
+            self._table.check_new_lockspace(path)  # another client may have been faster
         self._table.add_lockspace(path)
 
     def create_file(self, lockspace: str, name: str) -> Continuation | None:

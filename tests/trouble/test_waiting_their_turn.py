@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lockd.wire.lock import AcquireFlags
+from lockd.wire.lock import AcquireFlags, Procedure, encode_lockspace
 from tests.kernel_locks import KernelLock, locks_on
 from tests.lease import Lease
 from tests.private_daemon import PrivateDaemon
@@ -144,3 +144,26 @@ def test_an_acquire_and_a_delete_wait_for_a_delete_of_the_same_file(
     else:
         with pytest.raises(Refused, match="No such file or directory"):
             guest.reply()
+
+
+def test_only_one_of_two_clients_makes_a_new_lockspace(
+    filesystem: HangingFilesystem, make_guest: MakeGuest
+) -> None:
+    lockspace = filesystem.path / "leases"
+    guests = [make_guest(), make_guest()]
+    filesystem.hang("mkdir")
+    for guest in guests:
+        guest.send(Procedure.NEW, encode_lockspace(str(lockspace)))
+    filesystem.wait_for("mkdir")
+    filesystem.release_all()
+    refusals = [refusal_of(guest) for guest in guests]
+    assert sorted(refusals) == ["", f"internal error: Lockspace for path {lockspace} already exists"]
+
+
+def refusal_of(guest: Guest) -> str:
+    """Return why a guest's call is refused; empty if it is not."""
+    try:
+        guest.reply()
+    except Refused as refused:
+        return str(refused)
+    return ""

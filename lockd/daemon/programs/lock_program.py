@@ -170,8 +170,7 @@ class LockProgram:
     def _new(self, session: Session, payload: bytes) -> Continuation | None:
         path, flags = lock.decode_lockspace(payload)
         _check(session, Procedure.NEW, flags)
-        self._table.check_new_lockspace(path)
-        return self._locker.create_lockspace(path)
+        return self._locker.create_lockspace(path, new=True)
 
     def _create_lockspace(self, session: Session, payload: bytes) -> Continuation | None:
         path = lock.decode_create_lockspace(payload)
