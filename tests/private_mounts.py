@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 
+from tests.waiting import wait_until
+
 _CLONE_NEWNS = 0x00020000  # <sched.h>, for unshare(2) and setns(2); Python has these two since 3.12
 _MS_MOVE = 0x2000  # <sys/mount.h>
 _MS_BIND = 0x1000
@@ -45,7 +47,10 @@ def private_mounts() -> Iterator[None]:
             _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
             yield
         finally:
-            _check(_libc.setns(before, _CLONE_NEWNS), "the mount namespace")
+            # A thread that was joined may still be about to end, and setns(2) allows no other thread (EINVAL).
+            wait_until(
+                lambda: _libc.setns(before, _CLONE_NEWNS) == 0, "the mount namespace is that of before"
+            )
             os.chdir(directory)
     finally:
         os.close(before)

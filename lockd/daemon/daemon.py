@@ -109,7 +109,7 @@ class Daemon:
                 self.table,
                 self.locker,
                 self.owners,
-                Explainer(self.owners.get, mounts.slow_mount),
+                Explainer(self.owners.get, mounts.has_server),
                 tasks,
                 self.counters,
             )

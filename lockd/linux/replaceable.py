@@ -33,17 +33,28 @@ def _writable_on_the_way(directory: str, links_max: int) -> bool:
 
     :raises OSError: the directory is not there.
     """
-    users = {_ROOT, os.geteuid()}
     here = ""
     for part in directory.split("/"):
         here = f"{here}/{part}" if part else here
         status = os.lstat(here or "/")
-        if status.st_uid not in users:
+        if others_can_change(status):
             return True
         if stat.S_ISLNK(status.st_mode):
             target = os.path.join(os.path.dirname(here), os.readlink(here))
             if links_max == 0 or _writable_on_the_way(target, links_max - 1):
                 return True
-        elif status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
-            return True
     return False
+
+
+def others_can_change(status: os.stat_result) -> bool:
+    """Return whether a user other than root and this process's own can replace what is in a directory, or a link.
+
+    :param status: the result of lstat(2) for it.
+    :returns: whether that user owns it, or may write to the directory. In one with the sticky bit, they can replace what
+        they own only, which is looked at by itself.
+    """
+    if status.st_uid not in (_ROOT, os.geteuid()):
+        return True
+    if stat.S_ISLNK(status.st_mode):
+        return False
+    return bool(status.st_mode & _WRITABLE_BY_OTHERS) and not status.st_mode & stat.S_ISVTX

@@ -1,6 +1,8 @@
 """File servers that do not answer: only clients that ask for their files wait, and are answered later."""
 
+import os
 import signal
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,48 @@ def test_a_path_that_leads_to_a_hung_server_by_a_link_hangs_nobody_else(
         granted.append(guest)
     assert len(granted) == 1  # two names of one file
     granted[0].release(guests[granted[0]])
+
+
+def test_a_path_into_the_mounts_of_another_process_hangs_nobody_else(
+    stage: Stage, daemon: PrivateDaemon, make_guest: MakeGuest, bystander: Bystander, tmp_path: Path
+) -> None:
+    """Any user can make such a link to a process in mount and user namespaces of its own."""
+    with subprocess.Popen(["unshare", "--mount", "cat"], stdin=subprocess.PIPE) as stranger:
+        own = Path("/proc/self/ns/mnt").readlink()
+        wait_until(lambda: Path(f"/proc/{stranger.pid}/ns/mnt").readlink() != own, "it has its own mounts")
+        filesystem = stage.mount("hidden", namespace_of=stranger.pid)
+        filesystem.make("disk")
+        images = tmp_path / "images"
+        images.symlink_to(f"/proc/{stranger.pid}/root{filesystem.path}")
+        guest = make_guest()
+        filesystem.hang("everything")
+        guest.send_acquire(images / "disk")
+        filesystem.wait_for("lookup")
+        assert bystander.worst_wait() < SHORT
+        filesystem.release_all()
+        guest.reply()
+        guest.release(images / "disk")
+
+
+def test_a_directory_that_its_owner_replaces_by_a_link_to_a_hung_server_hangs_nobody_else(
+    filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (home / "images").mkdir(parents=True)
+    (home / "images" / "disk").touch()
+    os.chown(home, 1000, 1000)
+    guest = make_guest()
+    guest.acquire(home / "images" / "disk")
+    guest.release(home / "images" / "disk")
+    (home / "images").rename(home / "before")
+    (home / "images").symlink_to(filesystem.path)
+    filesystem.hang("everything")
+    guest.send_acquire(home / "images" / "disk")
+    assert bystander.worst_wait() < SHORT
+    filesystem.release_all()
+    guest.reply()
+    guest.release(home / "images" / "disk")
+    assert filesystem.locks() == []
 
 
 def test_a_lockspace_on_a_hung_server_hangs_nobody_else(

@@ -18,15 +18,14 @@ class Explainer:
     """Names the holder of a lock in error messages.
 
     :param owner_of: returns the owner with a key, or None if there is none.
-    :param slow_mount: returns the mount point of the file system of a path if other hosts or file servers may
-        lock files there, otherwise None.
+    :param has_server: returns whether other hosts or file servers may lock the file with a path.
     """
 
     def __init__(
-        self, owner_of: Callable[[int], OwnerProcess | None], slow_mount: Callable[[str], str | None]
+        self, owner_of: Callable[[int], OwnerProcess | None], has_server: Callable[[str], bool]
     ) -> None:
         self._owner_of = owner_of
-        self._slow_mount = slow_mount
+        self._has_server = has_server
 
     def busy(self, error: Busy) -> str:
         """Return the message of an error, and add the holder of the lock if it is known.
@@ -58,8 +57,7 @@ class Explainer:
     def _name_outsider(self, outsider: Outsider) -> str:
         pid = outsider.pid
         if pid <= 0:
-            # The slash at the end makes ``slow_mount`` follow the last component of the path too.
-            if self._slow_mount(f"{outsider.path}/") is not None:
+            if self._has_server(outsider.path):
                 return "another host"
             # No other host can lock this file. A lock of an open file description has no process (F_OFD_SETLK
             # in fcntl(2)). A process in another pid namespace, for example in a container, has no pid here.

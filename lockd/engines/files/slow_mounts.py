@@ -5,13 +5,14 @@ stays on local file systems.
 """
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import Final
 
 from lockd.linux.file_systems import lists_locks, may_block
 from lockd.linux.mount_table import Mount, MountTable
+from lockd.linux.replaceable import others_can_change
 
-_LINKS_MAX: Final = 40  # as many as the kernel follows: path_resolution(7)
 _CACHE_MAX: Final = 4096
 
 _LENGTH_MAX: Final = 4096
@@ -52,12 +53,13 @@ class SlowMounts:
         The last component of the path is not followed: if it is a symbolic link, it may still lead anywhere. With a
         slash at its end, all of the path is followed.
 
-        A directory that is found to be local is remembered until the mounts change. If it is replaced meanwhile by
-        a link to a slow file system, other clients may have to wait; no lock is lost by it.
+        A directory that is found to be local is remembered until the mounts change. Nobody but root and the daemon's
+        own user could have its path lead elsewhere when it was looked at.
 
         :param path: an absolute path.
-        :returns: the mount point, or None where the path is on local file systems only. ``/`` for a path that takes too
-            long to follow: it may lead anywhere.
+        :returns: the mount point, or None where the path is on local file systems only. If another user can have the
+            path lead to a slow file system at any moment, the directory or link that belongs to that user. ``/`` for a
+            path that takes too long to follow, or leads through a link in /proc: it may lead anywhere.
         """
         if len(path) >= _LENGTH_MAX:
             return _ANYWHERE
@@ -85,6 +87,15 @@ class SlowMounts:
         """
         return self.slow_mount(f"{path}/") is None
 
+    def has_server(self, path: str) -> bool:
+        """Return whether other hosts or file servers may lock a file, as far as is known.
+
+        :param path: the path of the file.
+        :returns: whether its file system is a slow one.
+        """
+        slow_mount = self.slow_mount(f"{path}/")
+        return slow_mount is not None and may_block(self._mounts.mount_of(slow_mount).kind)
+
     def lists_locks(self, slow_mount: str | None) -> bool:
         """Return whether the kernel lists the record locks of a file system.
 
@@ -95,45 +106,47 @@ class SlowMounts:
 
     def _follow(self, directory: str) -> tuple[str | None, str]:
         """Walk down to a directory. Return the mount point where the walk leaves the local file systems, and its end."""
-        to_go = [part for part in reversed(directory.split("/")) if part]
+        to_go = _parts(directory)
         here = ""
         # The mounts of the root directory and of each directory down to this one.
         mounts = [self._mounts.mount_of("/")]
-        links = steps = 0
-        while not may_block(mounts[-1].kind):
+        for _ in range(_STEPS_MAX):
+            if may_block(mounts[-1].kind):
+                return mounts[-1].point, here
             if not to_go:
                 return None, here
-            steps += 1
-            if steps > _STEPS_MAX:
-                return _ANYWHERE, here
             part = to_go.pop()
-            if part == ".":
-                continue
             if part == "..":
                 here = here.rpartition("/")[0]
-                if len(mounts) > 1:
-                    mounts.pop()
+                mounts = mounts[:-1] or mounts
                 continue
             above, here = here, f"{here}/{part}"
             mounts.append(self._mounts.entered(mounts[-1], here))
             if may_block(mounts[-1].kind):
-                break
+                continue
             try:
-                target = os.readlink(here)
+                status = os.lstat(here)
+                target = os.readlink(here) if stat.S_ISLNK(status.st_mode) else None
             except (OSError, ValueError):
-                continue  # not a link, or nothing that could be opened either, such as a name with a NUL
-            links += 1
-            if links > _LINKS_MAX:
-                return None, here
-            if target.startswith("/"):
-                here, mounts = "", mounts[:1]
-            else:
-                here = above
-                mounts.pop()
-            to_go += [part for part in reversed(target.split("/")) if part]
-        return mounts[-1].point, here
+                continue  # nothing that could be opened either, such as a name with a NUL
+            if to_go and others_can_change(status):
+                return self._slow(os.path.normpath("/".join((here, *reversed(to_go))))) or here, here
+            if target is None:
+                continue
+            if mounts[-1].kind == "proc":
+                # A link such as /proc/PID/root does not lead where its text says, but into the mount namespace of that
+                # process, whose mounts are not in the table.
+                break
+            here, mounts = ("", mounts[:1]) if target.startswith("/") else (above, mounts[:-1])
+            to_go += _parts(target)
+        return _ANYWHERE, here
 
     def _slow(self, path: str) -> str | None:
         """Return the mount point of a path without links, if its file system may block."""
         mount = self._mounts.mount_of(path)
         return mount.point if may_block(mount.kind) else None
+
+
+def _parts(path: str) -> list[str]:
+    """Return the components of a path, the last one first."""
+    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
