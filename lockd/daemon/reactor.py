@@ -193,8 +193,24 @@ class Reactor:
         if failure is None or not failure.pauses:
             self._epoll.unregister(fd)
 
+    def pause(self, fd: int, events: int) -> None:
+        """Stop watching a descriptor until ``retry`` is called.
+
+        For one that cannot be served now, although it is ready: it would be reported without end.
+
+        :param fd: the watched descriptor.
+        :param events: the events to report after the pause, as for ``watch``.
+        """
+        failure = self._failures.setdefault(fd, _Failure())
+        failure.events = events
+        if not failure.pauses:
+            failure.pauses = True
+            failure.until = monotonic()
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+
     def retry(self) -> None:
-        """Watch the descriptors again whose watchers have failed, and whose pauses are over."""
+        """Watch the descriptors again whose pauses are over."""
         for fd, failure in list(self._failures.items()):
             if failure.pauses and monotonic() >= failure.until:
                 try:

@@ -11,7 +11,7 @@ from time import time
 from typing import Final, TypeAlias
 
 from lockd.daemon.owner_process import OwnerProcess
-from lockd.daemon.rate_limit import RateLimit, faults
+from lockd.daemon.rate_limit import RateLimit, Shortage, faults
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
 from lockd.linux.peers import credentials_of
@@ -56,6 +56,7 @@ _CLOSED: Final = SessionState.CLOSED
 
 _logger = logging.getLogger(__name__)
 _invalid = RateLimit(_logger, "invalid frames")
+_memory = Shortage(_logger)
 
 
 class Service:
@@ -225,9 +226,10 @@ class Session(Flushable):
         except BlockingIOError:
             return
         except OSError as error:
-            # Without memory, what the client has sent, or that it has hung up, is still to be read: the reactor
-            # reports the descriptor again.
-            if error.errno not in _WITHOUT_MEMORY:
+            # Without memory, what the client has sent, or that it has hung up, is still to be read.
+            if error.errno in _WITHOUT_MEMORY:
+                self._wait_for_memory(error)
+            else:
                 self._lost(error)
             return
         if data:
@@ -318,8 +320,9 @@ class Session(Flushable):
             if error.errno not in _WITHOUT_MEMORY:
                 self._lost(error)
                 return
-            # The reactor tries again as soon as the socket is writable.
-            sent = 0
+            self._change(SessionEvent.REPLIES_STUCK)
+            self._wait_for_memory(error)
+            return
         if sent < len(output):
             self._output = output[sent:]
             self._change(SessionEvent.REPLIES_STUCK)
@@ -336,6 +339,13 @@ class Session(Flushable):
         watched = WATCHED[self._state]
         if watched != WATCHED[before]:
             self._reactor.change(self.fd, watched)
+
+    def _wait_for_memory(self, error: OSError) -> None:
+        """Have the connection served later: it is ready, and would be served without a pause and without success."""
+        _memory.seen(
+            "clients are served later: %s; the host needs more memory", os.strerror(error.errno or 0)
+        )
+        self._reactor.pause(self.fd, WATCHED[self._state])
 
     def _lost(self, error: OSError) -> None:
         """Close the connection after an error of the socket."""

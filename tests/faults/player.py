@@ -146,7 +146,7 @@ def _possible(hit: str | None, point: Point) -> str | None:
     """Return the line of the call that was hit, if that call can fail like this."""
     if hit is None or point.fault.error is None:
         return hit
-    call = tracer.Call(0, point.fault.name, point.fault.number, hit.partition(" = -1 ")[0])
+    call = tracer.Call(0, point.fault.name, point.fault.number or 1, hit.partition(" = -1 ")[0])
     return hit if point.fault.error in errnos_of(call) else None
 
 

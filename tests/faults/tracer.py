@@ -40,23 +40,23 @@ class Fault:
     """What strace does to one call.
 
     :ivar name: the call.
-    :ivar number: which one of the thread's calls of this name.
+    :ivar number: which one of the thread's calls of this name; None for all of them.
     :ivar error: the name of the error number that it fails with, instead of being made; None for a hang.
     :ivar seconds: how long it hangs before it is made.
     """
 
     name: str
-    number: int
+    number: int | None
     error: str | None = None
     seconds: float = 0.0
 
     def options(self) -> list[str]:
         """Return strace's options."""
         what = f"error={self.error}" if self.error else f"delay_enter={int(self.seconds * 1e6)}"
-        return ["-e", f"trace={self.name}", "-e", f"inject={self.name}:{what}:when={self.number}"]
+        return ["-e", f"trace={self.name}", "-e", f"inject={self.name}:{what}:when={self.number or '1+'}"]
 
     def __str__(self) -> str:
-        return f"{self.name} {self.number} {self.error or f'hangs {self.seconds} s'}"
+        return f"{self.name} {self.number or 'always'} {self.error or f'hangs {self.seconds} s'}"
 
 
 def can_trace() -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from lockd.wire import keepalive
+from lockd.wire.lock import Procedure, encode_resource
+from tests.faults.tracer import Fault, can_trace, injected
 from tests.forbid import forbidding
 from tests.handover.program import PING
 from tests.kernel_locks import KernelLock, locks_on
@@ -150,3 +152,24 @@ def test_connections_of_another_user_do_not_fill_the_log(daemon: PrivateDaemon) 
         assert client.create_lockspace("") is None
     seconds = time.monotonic() - began
     assert 100 <= logged(daemon, f"user {NOBODY} (pid ") <= 100 * (seconds + 2)
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_without_memory_a_client_is_served_later_and_the_daemon_does_not_spin(
+    daemon: PrivateDaemon, tmp_path: Path, disk: Path, call: str
+) -> None:
+    if not can_trace():
+        pytest.skip("strace is not installed, or may not trace")
+    trace = tmp_path / "trace"
+    with RawClient(daemon) as client:
+        with injected(daemon.pid, Fault(call, None, "ENOBUFS"), trace):
+            client.socket.sendall(client.frame(Procedure.ACQUIRE_RESOURCE, encode_resource("", str(disk), 0)))
+            wait_until(lambda: failed_on_sockets(trace) >= 2, "the call has failed, and was made again")
+        assert failed_on_sockets(trace) < 20
+        assert client.reply() is None
+        assert client.release(disk) is None
+
+
+def failed_on_sockets(trace: Path) -> int:
+    """Return how many calls on sockets have failed in a trace."""
+    return sum("<socket:" in line and "(INJECTED)" in line for line in trace.read_text().splitlines())
