@@ -11,6 +11,7 @@ from lockd.client.status import StatusConnection
 from lockd.ctl import terminal
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit
+from lockd.linux.printable import printable
 
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -153,7 +154,9 @@ def _escaped(text: str) -> str:
     r"""Return the value of a label, escaped for the format.
 
     The format is UTF-8, and no two series may have the same labels. So a byte that is not UTF-8 is written as
-    ``\xff``, and a backslash of the name as two: no other name becomes the same value.
+    ``\xff``, as is what a terminal would obey, and a backslash of the name as two: no other name becomes the same
+    value.
     """
-    value = os.fsencode(text.replace("\\", r"\\")).decode("utf-8", "backslashreplace")
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    name = os.fsencode(text.replace("\\", r"\\")).decode("utf-8", "surrogateescape")
+    value = printable(name)
+    return value.replace("\\", r"\\").replace('"', r"\"")

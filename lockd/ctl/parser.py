@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Final
 
 from lockd import __version__
+from lockd.linux.command_line import CommandLineParser
 
 COMMANDS: Final = (
     "status",
@@ -55,7 +56,7 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     :returns: the parser. The ``run`` of its result is a function that takes the result and returns the exit
         status.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLineParser(
         prog="lockctl",
         description="Show, explain, take and clean up locks on disks.",
         epilog="lockctl COMMAND --help explains a command and gives an example. See also lockctl(1).",

@@ -13,6 +13,7 @@ from lockd import __version__
 from lockd.ctl.exits import Exit
 from lockd.ctl.parser import COMMANDS
 from tests.ctl.conftest import LOCKCTL
+from tests.private_daemon import LOCKD
 
 PROJECT = Path(__file__).parents[2]
 MANUAL = (PROJECT / "docs" / "man" / "lockctl.1.rst").read_text()
@@ -110,3 +111,21 @@ def test_a_user_without_a_home_directory_is_told_so_in_one_line() -> None:
     assert done.returncode == Exit.FAILED
     (line,) = done.stderr.splitlines()
     assert line.startswith("lockctl: user 4000001 has no home directory; set HOME or XDG_RUNTIME_DIR")
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("program", [LOCKCTL, LOCKD])
+def test_no_argument_that_is_refused_commands_the_terminal(program: Path, locale: str) -> None:
+    for arguments in (
+        ["\x1b[31m\udcff"],
+        ["--\x9b\n\u202e"],
+        ["check", "\x1b[31m"],
+        ["--timeout", "\x1b[31m"],
+    ):
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, env={**os.environ, "LC_ALL": locale}, check=False
+        )
+        assert done.returncode == Exit.USAGE
+        lines = done.stderr.decode().removesuffix("\n").split("\n")
+        assert "error: " in lines[-1]
+        assert all(map(str.isprintable, lines)), lines

@@ -60,12 +60,16 @@ def test_every_command_knows_the_disk_in_every_locale(host: Host, disk: Path, lo
 
 
 def test_series_of_names_that_differ_in_invalid_bytes_differ(host: Host, locale: dict[str, str]) -> None:
-    names = ["s\udcff", "s\udcfe", "sé", "s?", r"s\xff", r"s\udcff", "s\\", "s\\\\"]
+    names = [
+        *("s\udcff", "s\udcfe", "sé", "s?", r"s\xff", r"s\udcff", "s\\", "s\\\\"),
+        *("s\x1b[31m", r"s\x1b[31m", "s\x9b", "s\u202e", "s\u2028", "s\n", r"s\n", r"s\x0a"),
+    ]
     with LockConnection.connect(host.daemon.socket) as connection:
         connection.register()
         for name in names:
             connection.create_lockspace(f"{host.directory}/{name}")
-    lines = lockctl(host, locale, "metrics").stdout.decode("utf-8").splitlines()
+    lines = lockctl(host, locale, "metrics").stdout.decode("utf-8").removesuffix("\n").split("\n")
+    assert all(map(str.isprintable, lines))
     series = [line.rpartition(" ")[0] for line in lines if line.startswith("lockd_locks{")]
     assert len(series) == len(set(series)) == 2 * (len(names) + 1)
     assert f'lockd_locks{{lockspace="{host.directory}/sé",mode="shared"}}' in series

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lockd import __version__
+from lockd.daemon.start.options import parse_options
+from lockd.libvirt.addresses import Addresses
 from tests.daemon.conftest import Virtlockd
 from tests.kernel_locks import locks_of
 from tests.private_daemon import LOCKD, PrivateDaemon, in_private_run, private_daemon
@@ -177,3 +179,14 @@ def test_if_it_cannot_listen_it_says_so_and_leaves_nothing_behind(
     assert re.fullmatch(rf"/\S+/libvirt/{name}: cannot listen: Is a directory", line)
     assert not pid_file.exists()
     assert [path for path in run_directory.rglob("*") if not path.is_dir()] == []
+
+
+def test_the_help_shows_the_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may come from the environment."""
+    directory = Path("/100%s\x1b[31m")
+    addresses = Addresses(*(directory / name for name in ("sock", "admin", "pid", "state", "conf")))
+    with pytest.raises(SystemExit):
+        parse_options(["--help"], addresses)
+    shown = "".join(capsys.readouterr().out.split())
+    assert shown.count(r"/100%s\x1b[31m/") == 4
+    assert shown.isprintable()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lockd import __version__
 from lockd.libvirt.addresses import Addresses
+from lockd.linux.command_line import CommandLineParser
+from lockd.linux.printable import printable
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
     :raises SystemExit: an argument is invalid, or help or the version was asked for. The text is printed
         already.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLineParser(
         prog="virtlockd",
         description="Holds the locks of virtual machines' disks, for libvirt.",
-        epilog=f"Sockets: {addresses.socket} and {addresses.admin_socket}. "
+        epilog=f"Sockets: {printable(str(addresses.socket))} and {printable(str(addresses.admin_socket))}. "
         "See virtlockd(8), and lockctl(1) to look inside.",
         allow_abbrev=False,
     )
@@ -59,7 +61,11 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
         "-t", "--timeout", type=_seconds, metavar="SECS", help="end after SECS without clients and locks"
     )
     parser.add_argument(
-        "-f", "--config", type=_path, metavar="FILE", help=f"configuration; default {addresses.config_file}"
+        "-f",
+        "--config",
+        type=_path,
+        metavar="FILE",
+        help=f"configuration; default {_shown(addresses.config_file)}",
     )
     parser.add_argument(
         "-p",
@@ -67,7 +73,7 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
         type=_path,
         metavar="FILE",
         default=addresses.pid_file,
-        help="default %(default)s",
+        help=f"default {_shown(addresses.pid_file)}",
     )
     parser.add_argument("-V", "--version", action="store_true", help="show the version and exit")
     options = vars(parser.parse_args(arguments))
@@ -77,6 +83,11 @@ def parse_options(arguments: list[str], addresses: Addresses) -> Options:
         print(f"virtlockd (lockd) {__version__}")
         sys.exit()
     return Options(**options)
+
+
+def _shown(path: Path) -> str:
+    """Return a path for the help, in which argparse replaces what follows a ``%``."""
+    return printable(str(path)).replace("%", "%%")
 
 
 def _path(text: str) -> Path:
