@@ -78,8 +78,12 @@ def test_what_has_the_data_of_a_held_device_is_busy(lockd: Scene, paths: dict[st
             assert lockd.client.acquire(paths[wanted]) is None, (held, wanted)
             assert lockd.client.release(paths[wanted]) is None
 
-    # Who shares them gets all.
+    # Who shares them gets all; who does not share them gets none.
     assert [lockd.client.acquire(path, flags=SHARED) for path in paths.values()] == [None] * 6
+    for path in paths.values():
+        assert lockd.client.release(path) is None
+        assert ", through " in (lockd.client.acquire(path) or "")
+        assert lockd.client.acquire(path, flags=SHARED) is None
     assert [lockd.client.release(path) for path in paths.values()] == [None] * 6
 
     # The next program knows of a held device what this one knew.

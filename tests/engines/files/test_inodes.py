@@ -372,7 +372,6 @@ def test_an_inherited_device_keeps_others_from_its_data(device: Path, tmp_path: 
             again = inodes.open_pinned(str(device), os.O_RDWR, "third", device=device_identity)
             assert again is claim
         inodes.close(claim)
-        inodes.locate(claim)  # too late
         inodes.close(open_other())
         inodes.close(open_image())
         assert inodes.descriptors() == []
@@ -389,6 +388,17 @@ def test_an_inherited_device_is_looked_at_later_if_there_is_no_descriptor_now(de
     inodes.locate(claim)
     assert inodes.to_locate() == []
     inodes.close(claim)
+
+
+def test_an_inherited_device_that_is_closed_before_it_is_located_is_in_nobody_s_way(
+    device: Path, tmp_path: Path
+) -> None:
+    inodes = Inodes()
+    claim = inodes.adopt(os.open(device, os.O_RDWR), ABANDONED)
+    inodes.close_abandoned()
+    assert inodes.to_locate() == []
+    inodes.locate(claim)
+    inodes.close(inodes.open(str(tmp_path / "device.img"), os.O_RDWR, "first"))
 
 
 def test_an_abandoned_device_stays_related_if_it_cannot_be_taken_over(device: Path, tmp_path: Path) -> None:
