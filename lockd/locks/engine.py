@@ -138,7 +138,8 @@ class Engine:
     def adopt(self, resource: Resource, facts: Mapping[str, Any]) -> Hold:
         """Go on with a hold that the program before this one had, in the same process.
 
-        Sets ``resource.queue`` where later calls for the resource may block.
+        Sets ``resource.queue`` where later calls for the resource may block, and ``resource.doubt`` if what has the same
+        data is locked for another resource, as virtlockd permits.
 
         :param resource: the resource, without a hold.
         :param facts: what ``describe`` returned in the program before. From virtlockd it is ``fd`` alone.

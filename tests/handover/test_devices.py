@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.handover.conftest import MakeGuest
-from tests.handover.program import Program, answers, replace_program, upgrade, upgrade_to_new_sockets
+from tests.handover.program import Program, answers, replace_program, said, upgrade, upgrade_to_new_sockets
+from tests.handover.test_adopted import doubts
 from tests.lock_fixtures import loop_device, partitioned
 from tests.private_daemon import LOCKD, VIRTLOCKD, PrivateDaemon, private_daemon
 from tests.trouble.guest import Guest, Refused
@@ -103,3 +104,24 @@ def test_one_of_virtlockd_s_on_a_file_of_a_server_that_hangs(host: Host) -> None
             )
             owner.release(disk)
             assert refusal(rival, file) == ""
+
+
+def test_one_of_virtlockd_s_is_in_doubt_if_what_has_the_same_data_is_locked_too(
+    host: Host, tmp_path: Path
+) -> None:
+    """Which of the two is taken over first depends on virtlockd's state."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1 << 20))
+    with loop_device(file) as disk, Guest(host.daemon.socket) as owner, Guest(host.daemon.socket) as other:
+        owner.acquire(file)
+        other.acquire(disk)
+        host.program.install("lockd")
+        upgrade(host.daemon)
+        ((path, doubt),) = doubts(host.daemon).items()
+        assert (path, doubt) in {
+            (str(disk), f"{file}, which it is on, is locked too"),
+            (str(file), f"{disk}, which is on it, is locked too"),
+        }
+        assert f"{path} was taken over, but {doubt}" in said(host.daemon)
+        owner.release(file)
+        other.release(disk)

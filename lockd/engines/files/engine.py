@@ -177,6 +177,10 @@ class FilesEngine(Engine):
         if is_block_device(claim.identity):
             # virtlockd does not tell, and a lockd before this one served block devices on the spot.
             resource.queue = device_queue(claim.identity)
+        related = self._inodes.in_the_way(claim)
+        if related is not None:
+            # virtlockd grants both.
+            resource.doubt = f"{file_lock.path_of(related.claim)}, {related.relation}, is locked too"
         for parked in facts.get("parked", ()):
             with suppress(OSError):
                 os.set_inheritable(parked, False)

@@ -111,11 +111,16 @@ def claim_refused(name: str, refused: Claimed) -> LockError:
     if holder is None:
         return TryAgain(Busy(name, None), math.inf)
     if isinstance(refused, Related):
-        holder = RelatedHolder(holder, _path_of(refused.claim), refused.relation)
+        holder = RelatedHolder(holder, path_of(refused.claim), refused.relation)
     return Busy(name, holder)
 
 
-def _path_of(claim: Claim) -> str:
+def path_of(claim: Claim) -> str:
+    """Return the path by which a claimed file is known, for a message.
+
+    :param claim: the claim. It may end meanwhile.
+    :returns: the path that the claim was made for, or the one that the descriptor has now.
+    """
     holder = claim.holder
     if isinstance(holder, Resource):
         return holder.path

@@ -15,9 +15,9 @@ import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from lockd.engines.files.claims import ABANDONED, NOT_OPEN, BlockDevice, Claim, Claimed
+from lockd.engines.files.claims import ABANDONED, NOT_OPEN, BlockDevice, Claim, Claimed, Related
 from lockd.engines.files.opening import (
     DANGLING,
     EXCLUSIVELY,
@@ -120,7 +120,7 @@ class Inodes:
             return  # the file is claimed all the same, and pinned again the next time
         self._regular[path] = status[_MODE] & KIND == REGULAR and not others_can_replace(path)
 
-    def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> None:
+    def _refuse_opened(self, claim: Claim, status: os.stat_result, path: str) -> NoReturn:
         """Close what should not have been opened, and say what it is: no regular file.
 
         Nobody else had a claim on it, so closing it ends no lock (Invariant 1). It writes the dirty pages of a block
@@ -328,6 +328,15 @@ class Inodes:
                     self._to_locate.add(claim)
         return claim
 
+    def in_the_way(self, claim: Claim) -> Related | None:
+        """Look for another claim on the same data, unless both are shared.
+
+        :param claim: the claim.
+        :returns: why the claim would be refused now; None where there is no other.
+        """
+        with self._mutex:
+            return self._related.in_the_way(claim, self._related.extents(claim), self._claims)
+
     def to_locate(self) -> list[Claim]:
         """Return the claims on adopted block devices of which it is not known yet where all their data are.
 
@@ -445,8 +454,7 @@ class Inodes:
 
         Nobody else had a claim on the file, so closing it ends no lock (Invariant 1).
         """
-        with self._mutex:
-            related = self._related.in_the_way(claim, None, self._claims)
+        related = self.in_the_way(claim)
         if related is not None:
             self.close(claim)
             raise related
