@@ -1,14 +1,14 @@
 """Fixtures: a daemon, guests, and file systems that can hang."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.private_daemon import PrivateDaemon, private_daemon
+from tests.private_daemon import LOCKD, PrivateDaemon, private_daemon
 from tests.trouble.guest import Guest
-from tests.trouble.hanging_filesystem import HangingFilesystem, can_mount, mounted
+from tests.trouble.hanging_filesystem import HangingFilesystem, can_mount, mounted, mounted_on_hosts
 
 
 class Stage:
@@ -30,9 +30,20 @@ class Stage:
         self._filesystems.append(filesystem)
         return filesystem
 
-    def start_daemon(self) -> PrivateDaemon:
+    def mount_on_hosts(self, *names: str) -> list[HangingFilesystem]:
+        """Mount the same files several times, as on several hosts."""
+        if not can_mount():
+            pytest.skip("mounting a FUSE file system needs root and /dev/fuse")
+        points = [self._directory / name for name in names]
+        filesystems = self._stack.enter_context(mounted_on_hosts(points))
+        self._filesystems += filesystems
+        return filesystems
+
+    def start_daemon(
+        self, name: str = "daemon", program: Path = LOCKD, wrapper: Sequence[str] = ()
+    ) -> PrivateDaemon:
         """Start a daemon, or its successor at the same sockets."""
-        return self._stack.enter_context(private_daemon(self._directory / "daemon"))
+        return self._stack.enter_context(private_daemon(self._directory / name, program, wrapper=wrapper))
 
     def start_guest(self, daemon: PrivateDaemon, owner_pid: int | None = None) -> Guest:
         """Start a guest. It registers `owner_pid`, or its own pid if that is None."""

@@ -8,6 +8,9 @@ and is not answered, as by a dead server.
 Files are in memory. POSIX locks are kept here, as a network server keeps them: the kernel asks for each lock
 and does not record it. `hanging_filesystem.py` runs this program as a separate process, and sends it commands
 over a socket.
+
+The same files can be mounted several times: each mount is a host. A host can be made to remember names and attributes
+as a client of a network file system does (`Client`).
 """
 
 import ctypes
@@ -64,6 +67,8 @@ OPERATIONS = {
     18: "release",
     25: "flush",
     26: "init",
+    27: "opendir",
+    29: "releasedir",
     31: "getlk",
     32: "setlk",
     33: "setlk",  # F_SETLKW: a lock that would have to wait is refused
@@ -74,6 +79,18 @@ OPERATIONS = {
     42: "batch_forget",
 }
 UNANSWERED = frozenset({"forget", "batch_forget", "interrupt"})
+OF_FILES = frozenset({"getattr", "setattr", "open", "read", "write", "getlk", "setlk"})
+OF_NAMES = {
+    "mknod": MAKE_FILE.size,
+    "mkdir": MAKE_DIRECTORY.size,
+    "create": CREATE.size,
+    "link": LINK.size,
+    "unlink": 0,
+    "rmdir": 0,
+}
+"""Operations that change a name, with the place of the name in their arguments."""
+
+REMEMBERED_SECONDS = 60
 
 PROTOCOL = (7, 31)
 POSIX_LOCKS = 1 << 1  # FUSE_POSIX_LOCKS: ask this server for locks
@@ -271,6 +288,9 @@ class Filesystem:
     def do_release(self, node: Node, arguments: bytes) -> bytes:
         return b""
 
+    do_opendir = do_open
+    do_releasedir = do_release
+
     def do_destroy(self, node: Node, arguments: bytes) -> bytes:
         return b""
 
@@ -334,29 +354,115 @@ def _walk(path: PurePosixPath, directory: Node) -> Iterator[tuple[PurePosixPath,
         yield from _walk(path / name, node)
 
 
+class Client:
+    """What one host remembers of the files, as a client of a network file system does.
+
+    It answers for a name from memory until the host changes the name itself, or finds that the file is removed; an NFS
+    client also until the name's directory is opened (close-to-open consistency, nfs(5)). Attributes are told together
+    with names. The kernel keeps them as well: only statx(2) with AT_STATX_FORCE_SYNC asks for them.
+
+    With NFSv3, all that is asked of a removed file fails with ESTALE. Otherwise the server keeps a removed file as long
+    as any host has it open, so that only opening it fails. An NFS client does not remove a file that its own host has
+    open: it gives it another name, and removes that at the last close.
+    """
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self._open: Counter[int] = Counter()
+        self._renamed: dict[int, tuple[Node, str]] = {}
+        self.become("NFSv4")
+
+    def become(self, kind: str) -> None:
+        """Be a client of this kind from now on, which remembers nothing."""
+        self._is_nfs = kind != "FUSE"
+        self._stale = OF_FILES if kind == "NFSv3" else frozenset({"open"})
+        self._names: dict[tuple[int, str], int | None] = {}
+        self._attributes: dict[int, bytes] = {}
+
+    def answer(self, operation: str, number: int, arguments: bytes) -> bytes:
+        """Return the payload of the reply, as `Filesystem.answer` does."""
+        number = number or ROOT
+        node = self._filesystem.nodes[number]
+        if node.links == 0 and (operation in self._stale or operation == "getattr"):
+            self._names = {key: named for key, named in self._names.items() if named != number}
+            if operation in self._stale:
+                raise RefusedError(errno.ESTALE)
+        if operation == "lookup":
+            return self._look_up(node, _name(arguments))
+        if operation == "opendir" and self._is_nfs:
+            self._names = {key: named for key, named in self._names.items() if key[0] != number}
+        if operation == "unlink" and self._rename_if_open(node, _name(arguments)):
+            return b""
+        if operation in OF_NAMES:
+            name = _name(arguments[OF_NAMES[operation] :])
+            self._names.pop((number, name), None)
+        payload = self._filesystem.answer(operation, number, arguments)
+        if operation in OF_NAMES:
+            if payload:
+                payload = self._look_up(node, name) + payload[ENTRY.size + ATTRIBUTES.size :]
+            if operation == "create":
+                self._open[node.children[name].number] += 1
+        elif operation == "open":
+            self._open[number] += 1
+        elif operation == "release":
+            self._close(number)
+        elif operation in {"getattr", "setattr"}:
+            self._attributes[number] = node.attributes()
+            payload = ATTRIBUTES_VALID.pack(REMEMBERED_SECONDS, 0, 0) + payload[ATTRIBUTES_VALID.size :]
+        return payload
+
+    def _look_up(self, directory: Node, name: str) -> bytes:
+        key = directory.number, name
+        if key not in self._names:
+            child = directory.children.get(name)
+            self._names[key] = None if child is None else child.number
+            if child is not None:
+                self._attributes[child.number] = child.attributes()
+        found = self._names[key]
+        if found is None:
+            raise RefusedError(errno.ENOENT)
+        return ENTRY.pack(found, 0, 0, REMEMBERED_SECONDS, 0, 0) + self._attributes[found]
+
+    def _rename_if_open(self, directory: Node, name: str) -> bool:
+        node = directory.children.get(name)
+        if not self._is_nfs or node is None or not self._open[node.number]:
+            return False
+        new_name = f".nfs{node.number}"
+        directory.children[new_name] = directory.children.pop(name)
+        self._renamed[node.number] = directory, new_name
+        self._names.pop((directory.number, name), None)
+        return True
+
+    def _close(self, number: int) -> None:
+        self._open[number] -= 1
+        if not self._open[number] and number in self._renamed:
+            directory, name = self._renamed.pop(number)
+            directory.children.pop(name).links -= 1
+
+
 class Server:
-    """Reads requests from the kernel and commands from the test.
+    """Reads requests from the kernel and commands from the test, for one mount.
 
     It does not answer requests that have to hang.
     """
 
-    def __init__(self, device: int, commands: socket.socket) -> None:
+    def __init__(self, device: int, commands: socket.socket, filesystem: Filesystem) -> None:
         self.device = device
         self.commands = commands
-        self.filesystem = Filesystem()
+        self.filesystem = filesystem
+        self.client = Client(filesystem)
+        self.answers: Filesystem | Client = filesystem
         self.hanging: frozenset[str] = frozenset()
+        self.answered_before_all_hang: int | None = None
         self.failing: dict[str, int] = {}
         self.held: list[tuple[str, int, int, bytes]] = []
         self.arrived: Counter[str] = Counter()
         self.awaited: tuple[str, int] | None = None
 
-    def serve(self) -> None:
-        """Run until the file system is unmounted or the test closes the command socket."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.device, selectors.EVENT_READ, self._take_request)
-            selector.register(self.commands, selectors.EVENT_READ, self._take_command)
-            while all(key.data() for key, _ in selector.select()):
-                pass
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Have a selector wait for requests and commands. What it calls returns whether to go on."""
+        selector.register(self.device, selectors.EVENT_READ, self._take_request)
+        selector.register(self.commands, selectors.EVENT_READ, self._take_command)
 
     def _take_request(self) -> bool:
         try:
@@ -369,6 +475,10 @@ class Server:
         operation = OPERATIONS.get(code, f"operation {code}")
         request = operation, unique, number, message[REQUEST.size :]
         self.arrived[operation] += 1
+        if self.answered_before_all_hang is not None and operation not in UNANSWERED:
+            self.answered_before_all_hang -= 1
+            if self.answered_before_all_hang < 0:
+                self.hanging = frozenset({"everything"})
         if operation in self.hanging or "everything" in self.hanging:
             self.held.append(request)
         else:
@@ -383,7 +493,7 @@ class Server:
         try:
             if operation in self.failing:
                 raise RefusedError(self.failing[operation])
-            payload = self.filesystem.answer(operation, number, arguments)
+            payload = self.answers.answer(operation, number, arguments)
         except RefusedError as refusal:
             failure = -refusal.args[0]
         os.write(self.device, REPLY.pack(REPLY.size + len(payload), failure, unique) + payload)
@@ -403,11 +513,23 @@ class Server:
     def on_hang(self, *operations: str) -> None:
         self.hanging = frozenset(operations)
 
+    def on_hang_after(self, count: int) -> None:
+        self.on_release()
+        self.answered_before_all_hang = count
+
+    def on_hangs(self) -> bool:
+        return bool(self.held)
+
+    def on_remember(self, kind: str) -> None:
+        self.client.become(kind)
+        self.answers = self.client
+
     def on_fail(self, failing: dict[str, int]) -> None:
         self.failing = failing
 
     def on_release(self) -> None:
         self.hanging = frozenset()
+        self.answered_before_all_hang = None
         held, self.held = self.held, []
         for request in held:
             self._answer(*request)
@@ -447,13 +569,17 @@ def _mount(mount_point: str) -> int:
 
 
 def main() -> None:
-    """Usage: fuse_server.py MOUNT_POINT COMMAND_DESCRIPTOR."""
+    """Usage: fuse_server.py MOUNT_POINT COMMAND_DESCRIPTOR […], for each mount."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the test itself ends this process
-    mount_point, descriptor = sys.argv[1:]
-    commands = socket.socket(fileno=int(descriptor))
-    device = _mount(mount_point)
-    commands.send(json.dumps("mounted").encode())
-    Server(device, commands).serve()
+    filesystem = Filesystem()
+    with selectors.DefaultSelector() as selector:
+        for mount_point, descriptor in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+            commands = socket.socket(fileno=int(descriptor))
+            Server(_mount(mount_point), commands, filesystem).register(selector)
+            commands.send(json.dumps("mounted").encode())
+        # Until a file system is unmounted or the test closes a command socket.
+        while all(key.data() for key, _ in selector.select()):
+            pass
 
 
 if __name__ == "__main__":

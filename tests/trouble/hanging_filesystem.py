@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class HangingFilesystem:
     """A mounted FUSE file system whose answers the test can delay, or replace by errors.
 
     Operations have their names in the kernel's protocol, in lower case: "lookup", "getattr", "open",
-    "create", "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close);
+    "create", "mknod", "read", "unlink", "setlk", "getlk", "flush" (each close), "release" (the last close), "opendir";
     "everything" means all of them.
     """
 
@@ -34,9 +34,29 @@ class HangingFilesystem:
         self.path = mount_point
         self._commands = commands
 
+    def wait_until_mounted(self) -> None:
+        if self._commands.recv(65536) != b'"mounted"':
+            raise OSError(f"cannot mount a FUSE file system at {self.path}: see above")
+
     def hang(self, *operations: str) -> None:
         """Leave the given operations unanswered from now on."""
         self._command("hang", *operations)
+
+    def hang_after(self, count: int) -> None:
+        """Answer all requests that hang, and so many more, and no others until `release_all`."""
+        self._command("hang_after", count)
+
+    def hangs(self) -> bool:
+        """Return whether there is a request that hangs."""
+        answer: bool = self._command("hangs")
+        return answer
+
+    def remember(self, kind: str) -> None:
+        """Remember names and attributes from now on, as "NFSv3", "NFSv4" or "FUSE" does.
+
+        What this host has remembered until now is forgotten.
+        """
+        self._command("remember", kind)
 
     def fail(self, **operations: int) -> None:
         """Have operations fail from now on, each with an errno; all others do not fail any more.
@@ -88,26 +108,39 @@ def mounted(mount_point: Path, namespace_of: int | None = None) -> Iterator[Hang
     At the end of the context, requests that still hang fail, and the file system is unmounted. `namespace_of`
     is the pid of a process in whose mount namespace it is mounted; None means this process.
     """
+    with mounted_on_hosts([mount_point], namespace_of) as [filesystem]:
+        yield filesystem
+
+
+@contextmanager
+def mounted_on_hosts(
+    mount_points: list[Path], namespace_of: int | None = None
+) -> Iterator[list[HangingFilesystem]]:
+    """Mount the same files on several mount points, as on several hosts. See `mounted`."""
     where = ["nsenter", f"--target={namespace_of}", "--mount", "--"] if namespace_of else []
-    subprocess.run([*where, "mkdir", "--parents", mount_point], check=True)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(TOO_LONG)
-    with ours, theirs:
-        server = subprocess.Popen(
-            [*where, sys.executable, SERVER, str(mount_point), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
+    subprocess.run([*where, "mkdir", "--parents", *mount_points], check=True)
+    with ExitStack() as stack:
+        filesystems = []
+        arguments: list[str] = []
+        with ExitStack() as for_the_server:
+            descriptors = []
+            for mount_point in mount_points:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.enter_context(ours).settimeout(TOO_LONG)
+                descriptors.append(for_the_server.enter_context(theirs).fileno())
+                arguments += [str(mount_point), str(theirs.fileno())]
+                filesystems.append(HangingFilesystem(mount_point, ours))
+            server = subprocess.Popen([*where, sys.executable, SERVER, *arguments], pass_fds=descriptors)
         try:
-            if ours.recv(65536) != b'"mounted"':
-                raise OSError(f"cannot mount a FUSE file system at {mount_point}: see above")
-            yield HangingFilesystem(mount_point, ours)
+            for filesystem in filesystems:
+                filesystem.wait_until_mounted()
+            yield filesystems
         finally:
-            # The server's death closes its descriptor of /dev/fuse. The kernel then fails every request
+            # The server's death closes its descriptors of /dev/fuse. The kernel then fails every request
             # (ENOTCONN).
             server.kill()
             server.wait()
-            subprocess.run([*where, "umount", "--lazy", mount_point], check=False)
+            subprocess.run([*where, "umount", "--lazy", *mount_points], check=False)
 
 
 def can_mount() -> bool:
