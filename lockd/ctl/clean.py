@@ -9,6 +9,7 @@ path still names that file.
 """
 
 import argparse
+import errno
 import os
 import stat
 import sys
@@ -22,6 +23,7 @@ from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disks import LEASE_NAME, LVM_UUID
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_exclusive, lock_holder
+from lockd.linux.file_servers import is_removed, look_up_anew
 from lockd.linux.file_systems import Reach, local_lock_option, reach_of
 from lockd.linux.mount_table import MountTable
 from lockd.linux.printable import printable
@@ -136,7 +138,10 @@ def remove(path: str) -> Outcome:
     try:
         if not lock_exclusive(descriptor):
             return Outcome.HELD
+        if is_removed(descriptor):
+            return Outcome.GONE
         locked = os.fstat(descriptor)
+        look_up_anew(path)
         if not os.path.samestat(os.lstat(path), locked):
             # The path names another file by now. The lock taken above is not on that file, so it must stay.
             return Outcome.GONE
@@ -144,6 +149,10 @@ def remove(path: str) -> Outcome:
             return Outcome.OTHER
         os.unlink(path)
         return Outcome.REMOVED
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return Outcome.GONE  # the server does not know the file that is open here any more
     finally:
         # Closing ends the lock. It comes last, so that nobody else can lock the file before it is unlinked.
         os.close(descriptor)

@@ -65,3 +65,47 @@ def test_a_new_file_that_cannot_be_identified_is_refused_until_it_can(
     assert filesystem.locks() == [ServerLock("leases/lease", daemon.pid, exclusive=True)]
     guest.release(LEASE, str(lockspace))
     assert filesystem.locks() == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [("open", "Unable to open/create resource"), ("setlk", "Unable to acquire lock on")],
+)
+def test_a_server_that_answers_estale_for_ever_is_not_asked_for_ever(
+    filesystem: HangingFilesystem, make_guest: MakeGuest, operation: str, words: str
+) -> None:
+    guest = make_guest()
+    lockspace = filesystem.path / "leases"
+    guest.create_lockspace(lockspace)
+    filesystem.fail(**{operation: errno.ESTALE})
+    with pytest.raises(Refused, match=f"{words} .*: Stale file handle"):
+        guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+    # The kernel tries each open(2) twice, and a descriptor is unlocked before it is closed.
+    assert 2 < filesystem.arrived(operation) <= 2 * 20
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EACCES])
+def test_a_server_need_not_have_directories_opened(
+    filesystem: HangingFilesystem, make_guest: MakeGuest, number: int
+) -> None:
+    guest = make_guest()
+    lockspace = filesystem.path / "leases"
+    guest.create_lockspace(lockspace)
+    filesystem.fail(opendir=number)
+    guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+    guest.release(LEASE, str(lockspace))
+    assert not (lockspace / LEASE).exists()
+
+
+def test_what_cannot_be_looked_up_anew_is_not_locked(
+    filesystem: HangingFilesystem, make_guest: MakeGuest
+) -> None:
+    """What the host remembers may be wrong."""
+    guest = make_guest()
+    lockspace = filesystem.path / "leases"
+    guest.create_lockspace(lockspace)
+    filesystem.fail(opendir=errno.EIO)
+    with pytest.raises(Refused, match=r"Unable to open/create resource .*: Input/output error"):
+        guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE)
+    filesystem.fail()
+    assert filesystem.locks() == []

@@ -228,13 +228,13 @@ def test_two_hung_servers_do_not_hold_up_a_healthy_one(
         for disk in disks:
             disk.touch()
             waiting.append((stage.start_guest(daemon), disk))
-    before = [server.arrived("lookup") for server in hung]
+    before = [server.arrived("opendir") for server in hung]
     for server in hung:
         server.hang("everything")
     for guest, disk in waiting:
         guest.send_acquire(disk)
     for server, count in zip(hung, before, strict=True):
-        server.wait_for("lookup", count + 1)
+        server.wait_for("opendir", count + 1)
     worst = [bystander.worst_wait() for bystander in bystanders]
     with capsys.disabled():
         print(
@@ -465,7 +465,7 @@ def test_a_file_system_that_is_mounted_while_the_daemon_runs_is_known_to_be_slow
     guest = make_guest()
     filesystem.hang("everything")
     guest.send_acquire(filesystem.path / "missing")
-    filesystem.wait_for("lookup")
+    filesystem.wait_for("opendir")
     assert bystander.worst_wait() < SHORT
     filesystem.release_all()
     with pytest.raises(Refused, match="No such file or directory"):

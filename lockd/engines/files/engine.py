@@ -17,6 +17,7 @@ from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.block_devices import Extent, Extents
 from lockd.linux.file_identity import Identity, device_queue, identity_of, is_block_device
+from lockd.linux.file_servers import look_up_anew
 from lockd.linux.proc_locks import descriptor_locks, posix_locks
 from lockd.locks.engine import Engine, Hold, Later
 from lockd.locks.errors import Busy, LockError, SystemCallFailed, TryAgain
@@ -122,7 +123,7 @@ class FilesEngine(Engine):
             # It may lead anywhere, also to a server that hangs.
             queue = self._mounts.slow_mount(f"{path}/") or _directory_of(path)
         if queue is not None:
-            return Later(queue, work)
+            return Later(queue, partial(file_lock.while_stale, partial(_look_up_and_work, path, work)))
         try:
             work()
         except TryAgain:
@@ -218,9 +219,9 @@ class FilesEngine(Engine):
         if exclusive is None or exclusive == resource.shared:
             if resource.queue is not None:
                 resource.doubt = BEING_TAKEN
-                return Later(resource.queue, partial(_lock_again, resource, claim))
+                return Later(resource.queue, partial(file_lock.take_back, self._inodes, resource, claim))
             try:
-                _lock_again(resource, claim)
+                file_lock.lock(claim.fd, resource)
                 resource.doubt = LOST
             except LockError as refusal:
                 resource.doubt = f"the lock was lost: {refusal}"
@@ -234,8 +235,8 @@ class FilesEngine(Engine):
         # A slow file system may have been mounted over the directory since.
         queue = resource.queue or self._mounts.slow_mount(resource.path)
         if queue is not None:
-            return Later(queue, partial(file_lock.path_doubt, claim, resource.path, may_follow=True))
-        return file_lock.path_doubt(claim, resource.path, may_follow=False)
+            return Later(queue, partial(file_lock.path_doubt, claim, resource.path, in_thread=True))
+        return file_lock.path_doubt(claim, resource.path, in_thread=False)
 
     def take_anew(self, resource: Resource) -> Later[Hold]:
         """Lock the file that has come in place of a lease file, or make it. See ``Engine.take_anew``."""
@@ -264,10 +265,12 @@ def _extents(facts: Mapping[str, Any]) -> Extents | None:
     )
 
 
-def _lock_again(resource: Resource, claim: Claim) -> Hold:
-    """Lock a file whose lock is gone, although the file is still open."""
-    file_lock.lock(claim.fd, resource)
-    return claim
+def _look_up_and_work(path: str, work: Callable[[], None]) -> None:
+    """Do work that looks for a file by its path, on a file system whose names this host may remember."""
+    # If this fails, the work meets the same error, and tells it.
+    with suppress(OSError):
+        look_up_anew(path)
+    work()
 
 
 def _locked_exclusively(fd: int) -> bool | None:

@@ -44,6 +44,10 @@ _fstat: Final = os.fstat
 _MODE: Final = 0
 _LINKS: Final = 3
 
+_TRIES: Final = 20
+"""How often a file is made, or found if somebody else was faster. It is not there only if others remove it each time,
+or if this host goes on to remember that there is no such name."""
+
 _KNOWN_MAX: Final = 16384
 
 
@@ -187,10 +191,11 @@ class Inodes:
         :returns: the new claim.
         :raises Claimed: the inode is claimed already, or that of a block device or a file with the same data.
         :raises BlockDevice: it is another block device.
-        :raises OSError: open(2) failed, or it is neither a regular file nor a block device.
+        :raises OSError: open(2) failed, or it is neither a regular file nor a block device; with ESTALE if what is to
+            be made is there and cannot be found, again and again.
         """
         flags |= SAFELY
-        while True:
+        for _ in range(_TRIES):
             try:
                 pin = _open(path, os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW)
             except FileNotFoundError:
@@ -201,6 +206,7 @@ class Inodes:
             made = self._make(path, flags, holder)
             if made is not None:
                 return made
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
 
     def _open_pin(
         self, pin: int, path: str, flags: int, holder: Any, lockable: bool, device: Identity | None
