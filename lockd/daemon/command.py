@@ -3,9 +3,12 @@
 import ctypes.util
 import gc
 import signal
+import sys
 
+from lockd.daemon.failure import reason
 from lockd.daemon.repeated_start import this_start
 from lockd.linux.descriptors import open_standard_streams
+from lockd.linux.printable import printable
 
 
 def main() -> None:
@@ -26,7 +29,10 @@ def main() -> None:
         run(start)
     except Exception as error:
         start.repeat(error)
-        raise
+        why = reason(error)
+        if why is None:
+            raise
+        sys.exit(f"virtlockd: {printable(why)}")
 
 
 def _import_trio() -> None:

@@ -17,7 +17,7 @@ import trio
 from lockd.daemon import systemd
 from lockd.daemon.configured_lockspaces import make_lockspaces
 from lockd.daemon.daemon import Daemon
-from lockd.daemon.failure import Failure
+from lockd.daemon.failure import Failure, reason
 from lockd.daemon.log.log import Log
 from lockd.daemon.log.settings import LogSettingError, settings_at_start
 from lockd.daemon.rate_limit import faults
@@ -29,7 +29,7 @@ from lockd.daemon.start.directories import make_own_directories
 from lockd.daemon.start.options import Options, parse_options
 from lockd.daemon.start.sockets import Listeners, listen
 from lockd.daemon.tasks import Tasks, go_on
-from lockd.daemon.upgrade import state_file
+from lockd.daemon.upgrade import salvage, state_file
 from lockd.daemon.upgrade.adoption import adopt, go_on_adopting
 from lockd.daemon.upgrade.handover import HandOver, own_command
 from lockd.daemon.upgrade.leftovers import claim_orphans, locate_devices
@@ -83,24 +83,6 @@ def _run(options: Options, addresses: Addresses, start: Start) -> None:
     inodes = Inodes()
     config, log = _config_and_log(options, addresses, inodes, must_go_on=state is not None)
     _allow_many_descriptors()
-    started: Callable[[], None] = lambda: None  # noqa: E731
-    if state is not None:
-        # The locks belong to this process, and a child would not have them (fork(2)). So the process does not
-        # go into the background here.
-        pid_file = adopt_pid_file(state, options.pid_file)
-        listeners = adopt_listeners(state, addresses)
-    else:
-        _open_log(log)
-        background = go_into_background() if options.daemon else None
-        try:
-            pid_file, listeners = _begin(options, addresses)
-        except Failure as failure:
-            if background is None:
-                raise
-            background.failed(printable(str(failure)))
-            sys.exit(1)
-        if background is not None:
-            started = background.started
     hand_over = partial(HandOver, command=command, file=addresses.state_file)
 
     def begin_to_take_over() -> None:
@@ -108,23 +90,43 @@ def _run(options: Options, addresses: Addresses, start: Start) -> None:
         if state is not None:
             _remove(addresses.state_file)
 
+    def run(pid_file: int | None, listeners: Listeners, started: Callable[[], None]) -> None:
+        try:
+            trio.run(
+                _serve,
+                config,
+                log,
+                inodes,
+                options,
+                listeners,
+                pid_file,
+                state,
+                begin_to_take_over,
+                hand_over,
+                started,
+            )
+        finally:
+            if not start.can_be_repeated and not pidfile.is_of_another(options.pid_file, pid_file):
+                _remove(*listeners.made, options.pid_file)
+
+    if state is not None:
+        # The locks belong to this process, and a child would not have them (fork(2)). So the process does not
+        # go into the background here.
+        run(adopt_pid_file(state, options.pid_file), adopt_listeners(state, addresses), _nothing_to_do)
+        return
+    _open_log(log)
+    if not options.daemon:
+        run(*_begin(options, addresses), _nothing_to_do)
+        return
+    background = go_into_background()
     try:
-        trio.run(
-            _serve,
-            config,
-            log,
-            inodes,
-            options,
-            listeners,
-            pid_file,
-            state,
-            begin_to_take_over,
-            hand_over,
-            started,
-        )
-    finally:
-        if not start.can_be_repeated and not pidfile.is_of_another(options.pid_file, pid_file):
-            _remove(*listeners.made, options.pid_file)
+        run(*_begin(options, addresses), background.started)
+    except Exception as error:
+        why = reason(error)
+        if why is None or not background.is_awaited:
+            raise
+        background.failed(printable(why))
+        sys.exit(1)
 
 
 def _read_state(path: Path, start: Start) -> dict[str, Any] | None:
@@ -136,7 +138,7 @@ def _read_state(path: Path, start: Start) -> dict[str, Any] | None:
     try:
         return state_file.read(path)
     except (OSError, MemoryError) as error:
-        if start.can_be_repeated:
+        if start.can_be_repeated and not start.has_failed_often:
             raise
         _logger.error("%s: whether it is the state of the daemon before cannot be told: %s", path, error)
         return None
@@ -148,7 +150,7 @@ def _begin(options: Options, addresses: Addresses) -> tuple[int, Listeners]:
     pid_file = pidfile.acquire(options.pid_file)
     try:
         return pid_file, _make_listeners(addresses)
-    except Failure:
+    except BaseException:
         _remove(options.pid_file)
         raise
 
@@ -222,7 +224,9 @@ async def _serve(
                 await claim_orphans(inodes, daemon.mounts.is_local)
                 tasks.start(locate_devices, daemon.slow_calls, inodes)
             else:
-                adopt(daemon, state)
+                # There is no way back: an exception would end the daemon, and all locks with it.
+                with salvage.part("the rest of the state"):
+                    adopt(daemon, state)
                 state.clear()  # to free its memory: it may be large
                 go_on_adopting(daemon, tasks)
             make_lockspaces(config.lockspaces, daemon.locker, tasks)
@@ -262,10 +266,14 @@ def _make_listeners(addresses: Addresses) -> Listeners:
     lock = listen(addresses.socket)
     try:
         admin = listen(addresses.admin_socket)
-    except Failure:
+    except BaseException:
         _remove(addresses.socket)
         raise
     return Listeners(lock, admin, [addresses.socket, addresses.admin_socket])
+
+
+def _nothing_to_do() -> None:
+    """Do nothing when the daemon serves: nobody waits for that."""
 
 
 def _log_directory() -> Path | None:

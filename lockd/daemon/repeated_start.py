@@ -7,12 +7,14 @@ changed nothing: the same program is executed again, with the same descriptors a
 
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
 from typing import Final
 
 from lockd.linux.descriptors import STANDARD_STREAMS, open_descriptors
+from lockd.linux.proc_locks import posix_locks
 
 _ATTEMPTS: Final = "LOCKD_START_ATTEMPTS"
 """The environment variable with the number of starts that have failed."""
@@ -20,6 +22,10 @@ _ATTEMPTS: Final = "LOCKD_START_ATTEMPTS"
 _ATTEMPTS_MAX: Final = 20
 _PAUSE_SECONDS: Final = 0.25
 """How often a start is repeated, and the pause before each time. Clients wait meanwhile."""
+
+_LONG_PAUSE_SECONDS: Final = 2.0
+"""The pause before each further time, if the process has locks: they are kept until an administrator has mended what is
+wrong, such as a package that is half installed. The next start uses it then."""
 
 
 class Start:
@@ -33,12 +39,20 @@ class Start:
         self._inherited = inherited
         number = os.environ.pop(_ATTEMPTS, "")
         self.failures = int(number) if number.isdecimal() else 0
-        self._is_over = not inherited or self.failures >= _ATTEMPTS_MAX
+        self._is_over = not inherited or (self.has_failed_often and not _has_locks())
 
     @property
     def can_be_repeated(self) -> bool:
-        """Whether this is a live upgrade, nothing is taken over yet, and not too many starts have failed."""
+        """Whether this is a live upgrade, and nothing is taken over yet.
+
+        If the process has no locks that the kernel lists, it is repeated for some seconds only.
+        """
         return not self._is_over
+
+    @property
+    def has_failed_often(self) -> bool:
+        """Whether so many starts have failed that it is no fault of a moment."""
+        return self.failures >= _ATTEMPTS_MAX
 
     def take_over(self) -> None:
         """Record that this program begins to take over: from now on the start cannot be repeated."""
@@ -55,7 +69,8 @@ class Start:
         if self._is_over:
             return
         print(f"virtlockd: the start failed and is repeated: {error!r}", file=sys.stderr, flush=True)
-        time.sleep(_PAUSE_SECONDS)
+        _tell_watchdog()
+        time.sleep(_LONG_PAUSE_SECONDS if self.has_failed_often else _PAUSE_SECONDS)
         for number in (signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         for fd in self._inherited:
@@ -64,6 +79,23 @@ class Start:
         os.environ[_ATTEMPTS] = str(self.failures + 1)
         with suppress(OSError):
             os.execv(sys.executable, sys.orig_argv)
+
+
+def _has_locks() -> bool:
+    """Return whether this process has inherited locks. If that cannot be told, it may have."""
+    try:
+        return bool(posix_locks(os.getpid()))
+    except (OSError, MemoryError):
+        return True
+
+
+def _tell_watchdog() -> None:
+    """Keep systemd from ending this process, which takes longer to start than the watchdog waits (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    with suppress(OSError, MemoryError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.sendto(b"WATCHDOG=1", socket.MSG_DONTWAIT, address)
 
 
 def this_start() -> Start:

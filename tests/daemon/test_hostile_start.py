@@ -13,6 +13,7 @@ import pytest
 
 from tests.daemon.conftest import Virtlockd
 from tests.daemon.test_command_line import the_line
+from tests.faults.tracer import can_trace
 from tests.private_daemon import LOCKD, in_private_run, private_daemon
 from tests.raw_client import AUTOCREATE, RawClient
 from tests.waiting import end_process
@@ -220,6 +221,39 @@ def test_the_caller_is_told_that_the_background_process_was_killed(
     command, environment = in_private_run(run_directory, [str(program), "--daemon", "--config", "/dev/null"])
     line = the_line(run(command, environment))
     assert line == "the daemon ended before it served clients; its log may tell why"
+
+
+REFUSED = {
+    "epoll_create1:error=EMFILE:when=2": "the daemon cannot run: Too many open files",
+    "eventfd2:error=ENFILE": "the daemon cannot run: Too many open files in system",
+    "bind:error=EROFS": "/run/libvirt/virtlockd-sock: cannot listen: Read-only file system",
+    "listen:error=EADDRINUSE:when=2": "/run/libvirt/virtlockd-admin-sock: cannot listen: Address already in use",
+    "ftruncate:error=EIO": "/run/virtlockd.pid: cannot be written: Input/output error",
+}
+REFUSED_IN_BACKGROUND = {
+    "setsid:error=EPERM": "the daemon cannot go into the background: Operation not permitted",
+    "chdir:error=EIO": "the daemon cannot go into the background: Input/output error",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "line"),
+    [
+        *(([], call, line) for call, line in REFUSED.items()),
+        *((["--daemon"], call, line) for call, line in {**REFUSED, **REFUSED_IN_BACKGROUND}.items()),
+    ],
+)
+def test_what_the_system_refuses_to_a_start_is_told_in_one_line(
+    run_directory: Path, tmp_path: Path, options: list[str], call: str, line: str
+) -> None:
+    if os.geteuid() != 0 or not can_trace():
+        pytest.skip("a system call that fails needs root and strace")
+    tracing = ["strace", "-f", "-qq", "-o", str(tmp_path / "trace"), "-e", f"inject={call}"]
+    command, environment = in_private_run(
+        run_directory, [*tracing, str(LOCKD), *options, "--config", "/dev/null"]
+    )
+    assert the_line(run(command, environment)) == line
+    assert [path for path in run_directory.rglob("*") if not path.is_dir()] == []
 
 
 # The state file

@@ -394,4 +394,5 @@ def test_a_state_file_that_is_a_link_or_of_another_user_is_not_used(
         for disk in (guests.disk, guests.other_disk):
             with pytest.raises(Refused, match="is locked by a daemon before this one, whose state is lost"):
                 another.acquire(disk)
+            assert f"{disk}: its lock is kept, and nobody gets it" in said(daemon)
             assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]

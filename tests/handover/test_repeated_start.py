@@ -1,5 +1,6 @@
 """The start of the next program fails for a moment. There is no way back, so it is repeated, and no lock is lost."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.faults import tracer
 from tests.faults.tracer import Fault
 from tests.handover.conftest import MakeDisk, MakeGuest
-from tests.handover.program import answers, said, upgrade
+from tests.handover.program import Program, answers, said, upgrade
 from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import PrivateDaemon
 
@@ -37,4 +38,31 @@ def test_a_start_without_descriptors_is_repeated(
     assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
     upgrade(daemon)
     assert answers(daemon)
+    assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]
+
+
+def test_a_start_is_repeated_without_end_as_long_as_there_are_locks(
+    daemon: PrivateDaemon,
+    program: Program,
+    make_guest: MakeGuest,
+    make_disk: MakeDisk,
+    tmp_path: Path,
+) -> None:
+    """What is wrong may be a package that is half installed. The watchdog does not end the process meanwhile."""
+    if not tracer.can_trace():
+        pytest.skip("a system call that fails needs strace")
+    guest, disk = make_guest(), make_disk()
+    guest.acquire(disk)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "systemd"))
+        systemd.settimeout(10)
+        program.install_lockd_after(
+            f"os.environ.update(LOCKD_START_ATTEMPTS='20', NOTIFY_SOCKET={str(tmp_path / 'systemd')!r})"
+        )
+        with tracer.injected(daemon.pid, Fault("socketpair", 1, "EMFILE"), tmp_path / "trace"):
+            upgrade(daemon)
+        assert systemd.recv(100) == b"WATCHDOG=1"
+    assert tracer.hit(tmp_path / "trace")
+    guest.release(disk)
+    guest.acquire(disk)
     assert locks_on(disk) == [KernelLock("WRITE", daemon.pid)]

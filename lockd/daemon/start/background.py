@@ -16,10 +16,12 @@ class Background:
     """The background process's connection to the process that started the daemon.
 
     :param writer: a pipe that the other process reads.
+    :ivar is_awaited: whether the other process waits to be told what has become of the daemon.
     """
 
     def __init__(self, writer: int) -> None:
         self._writer = writer
+        self.is_awaited = True
 
     def started(self) -> None:
         """Let the other process exit with status 0, and redirect the standard streams to /dev/null."""
@@ -41,6 +43,7 @@ class Background:
         with suppress(BrokenPipeError):
             os.write(self._writer, message)
         os.close(self._writer)
+        self.is_awaited = False
 
 
 def go_into_background() -> Background:
@@ -62,8 +65,13 @@ def go_into_background() -> Background:
             print(f"virtlockd: {reason}", file=sys.stderr, flush=True)
         os._exit(0 if message == _SERVES else 1)
     os.close(reader)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.chdir("/")
-    return Background(writer)
+    background = Background(writer)
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+    except OSError as error:
+        background.failed(f"the daemon cannot go into the background: {error.strerror}")
+        os._exit(1)
+    return background

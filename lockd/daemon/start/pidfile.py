@@ -6,6 +6,7 @@ The daemon locks the file, so that a second daemon refuses to start.
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,8 @@ def acquire(path: Path) -> int:
     :param path: the pid file. It is created if it does not exist.
     :returns: the descriptor of the file. It has to stay open as long as the daemon runs: closing it ends the
         lock.
-    :raises Failure: another daemon has locked the file, or the file cannot be written.
+    :raises Failure: another daemon has locked the file, or the file cannot be written. It is removed then, unless it
+        may be another daemon's.
     """
     try:
         while True:
@@ -39,7 +41,7 @@ def acquire(path: Path) -> int:
                 # A daemon that ends removes the file before it releases the lock. So the locked file may no
                 # longer be the one at this path.
                 if _is_at(path, fd):
-                    write(fd)
+                    _fill(path, fd)
                     return fd
             except BaseException:
                 os.close(fd)
@@ -92,13 +94,17 @@ def _is_at(path: Path, fd: int) -> bool:
         return False
 
 
-def write(fd: int) -> None:
-    """Write the pid of this process into the pid file. The first line of the file is a pid at any moment.
+def _fill(path: Path, fd: int) -> None:
+    """Write the pid of this process into the pid file, or remove it: nobody else can have locked it.
 
-    :param fd: the descriptor of the locked pid file.
-    :raises OSError: the file cannot be written.
+    The first line of the file is a pid at any moment.
     """
-    os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))
+    try:
+        os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _holder(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,15 +41,29 @@ def listen(path: Path) -> socket.socket:
     :returns: the socket, to be closed by the caller.
     :raises Failure: the socket cannot be created.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _listen_at(path, listener)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise Failure(f"{path}: cannot listen: {error.strerror or error}") from None
+    return listener
+
+
+def _listen_at(path: Path, listener: socket.socket) -> None:
+    """Bind a socket to a path, and listen. If that fails, nothing is left at the path."""
+    path.unlink(missing_ok=True)
     old_mask = os.umask(0o077)
     try:
-        path.unlink(missing_ok=True)
         listener.bind(str(path))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise Failure(f"{path}: cannot listen: {error.strerror or error}") from None
     finally:
         os.umask(old_mask)
-    return listener
+    try:
+        listener.listen(_BACKLOG)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise

@@ -5,6 +5,7 @@ on the same inode (Invariant 1), and could block. So the next program inherits i
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
@@ -19,7 +20,10 @@ from lockd.engines.files.inodes import Inodes
 from lockd.linux.block_devices import no_file
 from lockd.linux.descriptors import open_descriptors, target_of
 from lockd.linux.file_identity import device_queue
+from lockd.linux.proc_locks import descriptor_locks
 from lockd.linux.shortages import SHORTAGES
+
+_logger = logging.getLogger(__name__)
 
 _ABANDONED_SECONDS: Final = 60
 """For how many seconds leftovers stay open. If the call that opened one is repeated, it uses the same
@@ -85,6 +89,7 @@ async def claim_orphans(inodes: Inodes, may_look_at: Callable[[str], bool]) -> N
 
     This is for the start of the daemon. There may be a lock on each of these files. They stay open, and no
     client can lock them (Invariant 1), nor a device that has the same data. ``locate_devices`` does the rest.
+    Those of which the kernel lists a lock are logged.
 
     :param inodes: the registry of inodes.
     :param may_look_at: returns whether the file of a loop device may be looked at, as that may block.
@@ -122,3 +127,9 @@ def _claim_leftovers(inodes: Inodes, holder: object, may_look_at: Callable[[str]
                 os.set_inheritable(fd, False)
                 with suppress(Claimed):
                     inodes.adopt(fd, holder, may_look_at=may_look_at)
+                if holder is ORPHANED and descriptor_locks(os.getpid(), fd):
+                    _logger.error(
+                        "%s: its lock is kept, and nobody gets it: it is that of a daemon before this one, whose state is "
+                        "lost; when the guests that use it have ended, restart the daemon",
+                        target,
+                    )
