@@ -233,7 +233,8 @@ class Inodes:
                     raise
             return claim
         finally:
-            _close(pin)
+            # It has nothing to write out. If closing it failed all the same, the claim would be nobody's.
+            _close_local(pin)
 
     def _make(self, path: str, flags: int, holder: Any) -> Claim | None:
         """Make a file that was missing. Return the claim on it if it had to be opened for that.
@@ -511,7 +512,7 @@ class Inodes:
 
 
 def _close_local(fd: int) -> None:
-    """Close a descriptor that was opened on the reactor's thread, so on a local file system."""
+    """Close a pin, or a descriptor that was opened on the reactor's thread, so on a local file system."""
     with suppress(OSError):
         os.close(fd)
 
