@@ -4,12 +4,11 @@ from tests.faults import upgrade
 from tests.faults.tracer import Call
 
 NAME = "adoption"
+THREADS = upgrade.THREADS
 
 prepare, play, finish = upgrade.prepare, upgrade.play, upgrade.finish
 
 
 def belongs(calls: list[Call]) -> list[Call]:
-    """Return the calls of the next program, from where it looks for the state on. Before that, it is only loaded."""
-    later = calls[upgrade.exec_index(calls) + 1 :]
-    first = next(index for index, call in enumerate(later) if "virtlockd-restart-exec.json" in call.text)
-    return later[first:]
+    """Return the calls of the next program."""
+    return calls[upgrade.exec_index(calls) + 1 :]

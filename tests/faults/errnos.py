@@ -26,6 +26,9 @@ _NO_FILE = r"^\w+\(\d+<(socket:|pipe:|anon_inode:|/proc/|/sys/)"
 _WAKE_UP = r'"(\\0|\\20|\\21)+", |, 65536, 0, NULL'
 """Bytes through the pair of sockets with which trio's threads and signals wake its loop."""
 
+_SIGNAL = r'<socket:.*>, "\\17", 1\)'
+"""Likewise, the byte by which Python's handler of SIGTERM does so."""
+
 _PAGES = {
     # Call, what its arguments have in them, the page in section 2, the numbers. The first line that fits counts.
     ("openat", ""): (
@@ -58,6 +61,7 @@ _PAGES = {
     ("recvfrom", _WAKE_UP): ("recv", "EINTR"),
     ("recvfrom", ""): ("recv", "EAGAIN ECONNRESET EINTR ENOMEM"),
     ("recvmsg", ""): ("recv", "EAGAIN ECONNRESET EINTR ENOMEM"),
+    ("write", _SIGNAL): ("send", "EINTR"),
     ("write", "<socket:"): ("send", "EAGAIN ECONNRESET EINTR ENOBUFS ENOMEM EPIPE"),
     ("write", "eventfd"): ("eventfd", "EAGAIN"),
     ("write", ""): ("write", f"EDQUOT EFBIG EINTR ENOSPC EPERM {_FILE_SERVER}"),

@@ -2,10 +2,12 @@
 
 from tests.faults.checks import require, soon
 from tests.faults.peer import Peer
+from tests.faults.points import MAIN, WORKER
 from tests.faults.tracer import Call
 from tests.faults.world import AUTOCREATE, SHARED, World
 
 NAME = "life"
+THREADS = (MAIN, WORKER)
 
 
 def prepare(world: World) -> None:

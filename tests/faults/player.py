@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from tests.faults import adoption, life, tracer, upgrade
+from tests.faults import adoption, end, life, start, takeover, tracer, upgrade, workers
 from tests.faults.checks import nothing_free, require
 from tests.faults.errnos import errnos_of
 from tests.faults.peer import PeerLost
-from tests.faults.points import MAIN, WORKER, Point, enumerate_points
+from tests.faults.points import ADOPTED_WORKER, WORKER, Point, enumerate_points
 from tests.faults.world import World, world
 from tests.trouble.guest import Refused
 
-SCENARIOS: dict[str, ModuleType] = {scenario.NAME: scenario for scenario in (life, upgrade, adoption)}
+SCENARIOS: dict[str, ModuleType] = {
+    scenario.NAME: scenario for scenario in (start, life, end, upgrade, adoption, workers, takeover)
+}
+"""Each has a name, the threads whose calls are played, and four functions: what happens before the fault, what happens
+while it may happen, what is checked after it, and which calls of a recording are played."""
 
 _HUNG_UP = re.compile(r"^(read|write)\(\d+<socket:.* (ECONNRESET|EPIPE) ")
 """Faults that say that a peer has hung up. The daemon has to believe them, and fences the peer."""
@@ -27,6 +31,13 @@ _CONNECTION_FAILED = re.compile(
     r"^((read|write|getsockname|getsockopt)\(\d+<socket:|accept4\(|epoll_ctl\(.*_ADD, \d+<socket:)"
 )
 """Calls without which the daemon cannot serve a connection. It may close it, and spares the owner with its locks."""
+
+_OWNER_UNKNOWN = re.compile(
+    r"^(pidfd_open\(|epoll_ctl\(.*_ADD, \d+<anon_inode:\[pidfd\]>|openat\(.*\"/proc/|read\(\d+</proc/"
+    r"|getsockopt\(.*(0x4d|SO_PEERPIDFD)|readlink\(\"/proc/|poll\(.*pidfd)"
+)
+"""Calls without which it is not known for whom a client of virtlockd acts: virtlockd tells nothing but a number. After
+that, the daemon may close the connection, and spares the owner with its locks."""
 
 _OWNER_ENDED = re.compile(
     r"^(getsockopt\(.*(0x4d|SO_PEERPIDFD).* (EINVAL|ENODATA|ESRCH) |pidfd_open\(.* ESRCH )"
@@ -42,8 +53,9 @@ It keeps the inherited locks, though it knows nothing of them."""
 _NOTICED_SECONDS = 0.4
 """After how many seconds an owner that the daemon believes gone would be killed."""
 
-_UNHURT_SECONDS = 0.6
-"""How long a call of a bystander may take while a call on a slow file system hangs."""
+_UNHURT_SECONDS = {WORKER: 0.6, ADOPTED_WORKER: 3.0}
+"""How long a call of a bystander may take while a call on a slow file system hangs. The second time includes a live
+upgrade."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,9 @@ def record(here: World, name: str) -> list[Point]:
 def _record(here: World, name: str) -> list[Point]:
     scenario = SCENARIOS[name]
     scenario.prepare(here)
-    threads = {MAIN: here.daemon.pid}
-    if scenario is life:
-        threads[WORKER] = here.worker()
-    with tracer.recorded(here.daemon.pid, here.trace):
+    main = here.daemon.pid
+    worker = here.worker() if WORKER in scenario.THREADS else None
+    with tracer.recorded(main, here.trace, _paths(here, scenario.THREADS[0])):
         scenario.play(here)
     scenario.finish(here)
     here.end_peers()
@@ -88,10 +99,23 @@ def _record(here: World, name: str) -> list[Point]:
     here.tidy()
     calls = tracer.calls(here.trace)
     points = []
-    for thread, number in threads.items():
-        own = scenario.belongs([call for call in calls if call.thread == number])
-        points += enumerate_points(name, thread, own)
-    return points
+    for thread in scenario.THREADS:
+        for number in sorted({call.thread for call in calls if _is_of(thread, call.thread, main, worker)}):
+            own = scenario.belongs([call for call in calls if call.thread == number])
+            points += enumerate_points(name, thread, own)
+    return list(dict.fromkeys(points))
+
+
+def _is_of(thread: str, number: int, main: int, worker: int | None) -> bool:
+    """Return whether the thread with a number is one of those that are meant."""
+    if thread == ADOPTED_WORKER:
+        return number != main
+    return number == (worker if thread == WORKER else main)
+
+
+def _paths(here: World, thread: str) -> list[Path]:
+    """Return the files of which the calls are traced; none for all."""
+    return workers.paths(here) if thread == ADOPTED_WORKER else []
 
 
 def play(here: World, point: Point) -> Result:
@@ -102,15 +126,15 @@ def play(here: World, point: Point) -> Result:
     here.trace.write_text("")
     try:
         scenario.prepare(here)
-        thread = here.daemon.pid if point.thread == MAIN else here.worker()
-        with tracer.injected(thread, point.fault, here.trace):
+        thread = here.worker() if point.thread == WORKER else here.daemon.pid
+        with tracer.injected(thread, point.fault, here.trace, _paths(here, point.thread)):
             if point.fault.error is None:
-                _play_beside_bystander(here, scenario)
+                _play_beside_bystander(here, scenario, _UNHURT_SECONDS[point.thread])
             else:
                 scenario.play(here)
         scenario.finish(here)
     except PeerLost as error:
-        findings += _lost(here, error)
+        findings += _lost(here, error, point)
     except Exception as error:  # whatever it is, it was found by this point
         line = tracer.hit(here.trace) or ""
         believed = isinstance(error, Refused) and "has ended" in str(error)
@@ -150,12 +174,13 @@ def _possible(hit: str | None, point: Point) -> str | None:
     return hit if point.fault.error in errnos_of(call) else None
 
 
-def _lost(here: World, error: PeerLost) -> list[str]:
+def _lost(here: World, error: PeerLost, point: Point) -> list[str]:
     """Return what is wrong with the loss of a peer's connection."""
     line = tracer.hit(here.trace) or ""
     if _HUNG_UP.search(line):
         return []
-    if not _CONNECTION_FAILED.search(line):
+    not_adopted = point.scenario == takeover.NAME and _OWNER_UNKNOWN.search(line)
+    if not (not_adopted or _CONNECTION_FAILED.search(line)):
         return [str(error)]
     time.sleep(_NOTICED_SECONDS)
     try:
@@ -196,7 +221,7 @@ def play_alone(points: Sequence[Point]) -> list[Result]:
         return [play(made, point) for point in points]
 
 
-def _play_beside_bystander(here: World, scenario: ModuleType) -> None:
+def _play_beside_bystander(here: World, scenario: ModuleType, unhurt: float) -> None:
     """Play a scenario in which a call hangs; meanwhile, a client that has nothing to do with it must not wait."""
     errors: list[BaseException] = []
 
@@ -221,7 +246,7 @@ def _play_beside_bystander(here: World, scenario: ModuleType) -> None:
         player.join(0.05)
     if errors:
         raise errors[0]
-    require(slowest < _UNHURT_SECONDS, f"a bystander waited for {slowest:.1f} s")
+    require(slowest < unhurt, f"a bystander waited for {slowest:.1f} s")
 
 
 def report(results: list[Result]) -> str:

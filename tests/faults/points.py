@@ -10,7 +10,7 @@ from tests.faults.errnos import errnos_of
 from tests.faults.tracer import Call, Fault
 
 PROJECT = Path(__file__).parents[2]
-MAIN, WORKER = "main thread", "worker thread"
+MAIN, WORKER, ADOPTED_WORKER = "main thread", "worker thread", "worker thread after a live upgrade"
 
 _INTERPRETER = re.compile(
     "|".join(
@@ -19,6 +19,10 @@ _INTERPRETER = re.compile(
             (
                 f"{sys.prefix}/",
                 f"{PROJECT}/lockd",
+                f'"{PROJECT}"',
+                f"<{PROJECT}>",
+                "pybuilddir.txt",
+                "Setup.local",
                 sys.base_prefix + "/lib",
                 "/usr/lib",
                 "/lib/",
@@ -40,7 +44,9 @@ _CLOSE = re.compile(r"close\((\d+)")
 _EPOLL_WAITS = 8
 """How many of a thread's epoll_waits are played: there are hundreds, and all that can happen to them is EINTR."""
 
-_HANG_SECONDS = 1.5
+_NEVER_HANGS = re.compile(r"socket:|[\"<]/proc/")
+HANG_SECONDS = {WORKER: 1.5, ADOPTED_WORKER: 5.0}
+"""How long a call of a worker thread hangs. A live upgrade takes a part of the second time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Point:
     """One point.
 
     :ivar scenario: the name of the scenario.
-    :ivar thread: ``MAIN`` or ``WORKER``.
+    :ivar thread: ``MAIN``, ``WORKER`` or ``ADOPTED_WORKER``.
     :ivar fault: what happens to which call.
     :ivar group: what it has in common with similar points.
     """
@@ -66,7 +72,7 @@ def enumerate_points(scenario: str, thread: str, calls: Iterable[Call]) -> list[
     """Return all points of the calls of one thread.
 
     :param scenario: the name of the scenario.
-    :param thread: ``MAIN`` or ``WORKER``. A call of a worker thread may hang, too: on the main thread nothing is
+    :param thread: ``MAIN``, ``WORKER`` or ``ADOPTED_WORKER``. A call of a worker thread may hang, too: on the main thread nothing is
         called that may wait for a server, which a test checks.
     :param calls: the calls, in their order.
     """
@@ -86,8 +92,8 @@ def enumerate_points(scenario: str, thread: str, calls: Iterable[Call]) -> list[
         ):
             continue
         faults = [Fault(call.name, call.number, errno) for errno in errnos_of(call)]
-        if thread == WORKER and faults and "socket:" not in text:
-            faults.append(Fault(call.name, call.number, seconds=_HANG_SECONDS))
+        if thread in HANG_SECONDS and faults and not _NEVER_HANGS.search(text):
+            faults.append(Fault(call.name, call.number, seconds=HANG_SECONDS[thread]))
         points += [Point(scenario, thread, fault, f"{call.name} {object_of(text)}") for fault in faults]
     return points
 

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,26 +91,40 @@ def calls(trace: Path, thread: int = 0) -> list[Call]:
     return found
 
 
+def hits(trace: Path) -> list[str]:
+    """Return the lines of the calls that failed or hung, without the numbers of their threads."""
+    return [
+        line[match.start("name") :]
+        for line in trace.read_text(errors="replace").splitlines()
+        if line.endswith(("(INJECTED)", "(DELAYED)")) and (match := _LINE.match(line)) is not None
+    ]
+
+
 def hit(trace: Path) -> str | None:
-    """Return the line of the call that failed or hung; None if none did."""
-    for line in trace.read_text(errors="replace").splitlines():
-        if line.endswith(("(INJECTED)", "(DELAYED)")):
-            return line
-    return None
+    """Return the line of the first call that failed or hung; None if none did."""
+    return next(iter(hits(trace)), None)
 
 
 @contextmanager
-def recorded(pid: int, trace: Path) -> Iterator[None]:
-    """Record all calls of all threads of a process."""
-    with _attached(pid, trace, ["-f", "-e", "trace=all"]):
+def recorded(pid: int, trace: Path, paths: Sequence[Path] = ()) -> Iterator[None]:
+    """Record all calls of all threads of a process; of those on some files only, if ``paths`` are given."""
+    with _attached(pid, trace, ["-f", "-e", "trace=all", *_only(paths)]):
         yield
 
 
 @contextmanager
-def injected(thread: int, fault: Fault, trace: Path) -> Iterator[None]:
-    """Have one call of a running thread fail or hang. Its children and other threads are not touched."""
-    with _attached(thread, trace, fault.options()):
+def injected(thread: int, fault: Fault, trace: Path, paths: Sequence[Path] = ()) -> Iterator[None]:
+    """Have one call of a running thread fail or hang. Its children and other threads are not touched.
+
+    If ``paths`` are given, the calls on these files are counted alone, those of each thread of the process by
+    themselves: threads that begin later are reached this way.
+    """
+    with _attached(thread, trace, [*fault.options(), *(["-f"] if paths else []), *_only(paths)]):
         yield
+
+
+def _only(paths: Sequence[Path]) -> list[str]:
+    return [option for path in paths for option in ("-P", str(path))]
 
 
 @contextmanager
@@ -120,8 +134,11 @@ def _attached(thread: int, trace: Path, options: list[str]) -> Iterator[None]:
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:
-        first = tracer.stderr.readline()
-        assert "attached" in first, first
+        said = ""
+        while "attached" not in said:
+            line = tracer.stderr.readline()
+            assert line, said
+            said += line
         yield
     finally:
         # At SIGINT, strace detaches and leaves the process running.
@@ -131,9 +148,3 @@ def _attached(thread: int, trace: Path, options: list[str]) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             tracer.kill()
             tracer.communicate()
-
-
-def wrapper(fault: Fault | None, trace: Path) -> list[str]:
-    """Return what is put before a command that is to run with a fault, or recorded. Its pid stays the command's."""
-    options = fault.options() if fault is not None else ["-e", "trace=all"]
-    return ["strace", "-D", "-qq", "-y", "-o", str(trace), *options]

@@ -5,11 +5,13 @@ import time
 
 from tests.faults import life
 from tests.faults.checks import PATIENCE, Finding, require, soon, table_and_kernel_agree
+from tests.faults.points import MAIN
 from tests.faults.tracer import Call
 from tests.faults.world import World
 from tests.handover.program import answers
 
 NAME = "upgrade"
+THREADS = (MAIN,)
 
 REFUSED = "goes on as it is"
 """What the daemon logs if it cannot be replaced."""
@@ -18,6 +20,11 @@ REFUSED = "goes on as it is"
 def prepare(world: World) -> None:
     """Give guests locks, and open a further connection."""
     world.warm_up()
+    give_locks(world)
+
+
+def give_locks(world: World) -> None:
+    """Give two guests locks of each kind, and open libvirtd's connection for the first one."""
     life.begin(world)
     libvirtd = world.peer("libvirtd", owner=world.peers[0])
     libvirtd.register()

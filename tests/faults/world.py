@@ -2,13 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.faults import checks, tracer
 from tests.faults.checks import require, soon
 from tests.faults.peer import Peer
+from tests.handover.program import Program
 from tests.kernel_locks import locks_on
 from tests.outsider import Outsider
 from tests.private_daemon import LOCKD, PrivateDaemon
@@ -16,6 +17,13 @@ from tests.trouble.hanging_filesystem import mounted
 from tests.waiting import wait_until
 
 SHARED, AUTOCREATE = 1, 2
+
+_RUN = Path("/run")
+_STOPS_FIRST = """\
+#!/bin/sh
+kill -STOP $$
+exec {lockd} "$@"
+"""
 
 _MORE_BYTES = 24 << 20
 """How much more memory the daemon may have after many points than at its start. Python keeps memory that is free."""
@@ -39,6 +47,7 @@ class World:
     :ivar other_disk: a disk on another file system with a server.
     :ivar bystanders_disk: a disk of a guest that has nothing to do with the others.
     :ivar refused: whether the live upgrade was refused.
+    :ivar inherited: how many descriptors the daemon has kept of a program before it, and does not need.
     :ivar outsider: a program that competes for the locks.
     """
 
@@ -59,10 +68,12 @@ class World:
             file.touch()
         self.link.symlink_to(linked)
         self.outsider = stack.enter_context(Outsider())
+        self._program = Program(directory / "sbin")
         self._daemon: PrivateDaemon | None = None
         self._read: Counter[str] = Counter()
         self._peers: list[Peer] = []
         self.refused = False
+        self.inherited = 0
         stack.callback(self.end_daemon)
         stack.callback(self.end_peers)
 
@@ -81,18 +92,65 @@ class World:
         if self._daemon is None:
             self.start_daemon()
             self.warm_up()
-            self._descriptors = len(checks.descriptors(self.daemon))
-            self._bytes = checks.resident_bytes(self.daemon)
+            self._measure()
         return self._daemon  # type: ignore[return-value]  # it is started
 
-    def start_daemon(self, program: Path = LOCKD, wrapper: Sequence[str] = ()) -> PrivateDaemon:
-        """Start a daemon, and do not wait until it serves."""
-        (self.directory / "daemon").mkdir(exist_ok=True)
-        self._daemon = PrivateDaemon(self.directory / "daemon", program, wrapper)
+    def _measure(self) -> None:
+        """Remember what a daemon has without clients, to compare it with what it has later."""
+        self._descriptors = len(checks.descriptors(self.daemon))
+        self._bytes = checks.resident_bytes(self.daemon)
+
+    def clear(self) -> None:
+        """End the daemon, and remove what it has left, so that another one can be started in another way."""
+        _ = self.daemon  # what it has without clients is measured, if it was not yet
+        self.end_daemon()
+        for path in self.runtime_files():
+            self._outside(path).unlink()
+
+    def start_daemon(self, program: Path = LOCKD) -> None:
+        """Start a daemon, and wait until it serves."""
+        self._start(program)
+        wait_until(self.daemon.serves, "the daemon serves")
         self.said()
-        if not wrapper:
-            wait_until(self._daemon.serves, "the daemon serves")
-        return self._daemon
+
+    def start_virtlockd(self) -> None:
+        """Start the real virtlockd, by a path where another program can be put in its place."""
+        self._program.install("virtlockd")
+        self.start_daemon(self._program.path)
+
+    def start_stopped_daemon(self) -> None:
+        """Start a daemon's process, which stops itself before it executes lockd. SIGCONT has it go on."""
+        self.stop_next_program()
+        self._start(self._program.path)
+        self.wait_until_stopped()
+
+    def stop_next_program(self) -> None:
+        """Have the next program of ``start_virtlockd`` be lockd, whose process stops itself before it executes that."""
+        self._program.install_script(_STOPS_FIRST.format(lockd=LOCKD))
+
+    def wait_until_stopped(self) -> None:
+        """Wait until the daemon's process has stopped itself."""
+        wait_until(
+            lambda: os.waitid(os.P_PID, self.daemon.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is not None,
+            "the process waits for the tracer",
+        )
+
+    def _start(self, program: Path) -> None:
+        (self.directory / "daemon").mkdir(exist_ok=True)
+        self._daemon = PrivateDaemon(self.directory / "daemon", program)
+
+    def runtime_files(self) -> list[Path]:
+        """Return the paths below /run, as the daemon sees them, of all sockets and files that it has there."""
+        run = self._outside(_RUN)
+        return [_RUN / path.relative_to(run) for path in run.rglob("*") if not path.is_dir()]
+
+    def pid_file(self) -> str:
+        """Return the text of the daemon's pid file."""
+        return self._outside(_RUN / "virtlockd.pid").read_text()
+
+    def _outside(self, path: Path) -> Path:
+        """Return where a path below the daemon's /run is for others."""
+        return self.directory / "daemon" / "run" / path.relative_to(_RUN)
 
     def warm_up(self) -> None:
         """Have the daemon do everything once, so that its worker thread and all modules are there."""
@@ -112,6 +170,7 @@ class World:
             self._daemon.process.kill()
             self._daemon.process.wait()
             self._daemon = None
+            self.inherited = 0
 
     def worker(self) -> int:
         """Return the number of the daemon's only worker thread."""
@@ -178,7 +237,7 @@ class World:
         unknown = hit.startswith("newfstatat(") and f"<{self.directory}" in hit.partition(",")[0]
         # The next program keeps what it cannot name, as there may be a lock on it, and the descriptor of another log.
         unnamed = hit.startswith('readlink("/proc/self/fd/') or "/journal/socket" in hit
-        leaked = 1 if not_closed or unknown or unnamed else 0
+        leaked = len(tracer.hits(self.trace)) if not_closed or unknown or unnamed else 0
         soon(
             lambda: not checks.table(self.daemon),
             "a lock stays in the table after its owner's death",
@@ -198,7 +257,7 @@ class World:
             checks.all_free(self.files, self.outsider)
         try:
             soon(
-                lambda: len(checks.descriptors(self.daemon)) <= self._descriptors + leaked,
+                lambda: len(checks.descriptors(self.daemon)) <= self._descriptors + self.inherited + leaked,
                 "descriptors stay open",
                 seconds,
             )
@@ -216,7 +275,8 @@ class World:
     def is_clean(self) -> bool:
         """Return whether the daemon can play another point: it has not even what a fault may leave."""
         return (
-            not checks.kernel_locks(self.daemon) and len(checks.descriptors(self.daemon)) <= self._descriptors
+            not checks.kernel_locks(self.daemon)
+            and len(checks.descriptors(self.daemon)) <= self._descriptors + self.inherited
         )
 
     def check_log(self) -> None:
