@@ -69,7 +69,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, documentation of public functions, ch
 	$(BIN)/python -m scripts.check_news
 	@$(MAKE) --no-print-directory lint-docstrings
 
-nightly: $(VENV)/.dev ## look for rare errors for an hour (MINUTES=60 SEED=random); prints how to repeat each round
+nightly: $(VENV)/.dev ## look for rare errors for an hour or more (MINUTES=60 SEED=random); prints how to repeat each round, and what was done
 	@scripts/system-packages $(TEST_PACKAGES) || true
 	$(BIN)/python -m scripts.nightly --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

@@ -19,7 +19,7 @@ def test_the_others_go_on_when_one_fails(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["nightly", "--minutes", "0", "--seed", "5"])
     parts = (
-        Part("first", 0.5, python("print('one')")),
+        Part("first", 0.5, python("print('12 points\\n34 points, 0 findings\\none')")),
         Part("second", 0.2, python("raise SystemExit(3)")),
         Part("third", 0.3, python("import os, sys; print(os.environ['MANY'], sys.argv)"), {"MANY": "9"}),
     )
@@ -28,13 +28,18 @@ def test_the_others_go_on_when_one_fails(
     seeds = random.Random(5)
     first, _, third = (seeds.randrange(2**32) for _ in parts)
     assert "seed 5\n" in output
-    assert f"print('one') {first}\n" in output
+    assert f"one') {first}\n" in output
     assert f"9 ['-c', '{third}']\n" in output
-    assert output.endswith("passed  first\nFAILED  second\npassed  third\n")
+    nothing = "        it does not say what it has done\n"
+    assert output.endswith(
+        f"passed  first\n        34 points, 0 findings\nFAILED  second\n{nothing}passed  third\n{nothing}"
+    )
 
 
 def test_a_part_is_played_again_until_its_time_is_over(capfd: pytest.CaptureFixture[str]) -> None:
-    assert nightly.play(Part("short", 1, python("print('round')")), 0.5, random.Random())
+    outcome = nightly.play(Part("short", 1, python("print('round')")), 3, random.Random())
+    assert outcome.passed
+    assert len(outcome.done) > 1
     assert capfd.readouterr().out.count("\nround\n") > 1
 
 
