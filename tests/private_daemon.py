@@ -80,8 +80,12 @@ class PrivateDaemon:
     def connect(self) -> socket.socket:
         """Open a connection to the lock socket."""
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(15)
-        connection.connect(str(self.socket))
+        try:
+            connection.settimeout(15)
+            connection.connect(str(self.socket))
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def run_inside(self, *command: str) -> None:

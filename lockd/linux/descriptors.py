@@ -1,5 +1,6 @@
 """Open descriptors of processes (/proc/PID/fd in proc(5))."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,9 +26,11 @@ def open_standard_streams() -> None:
     for stream in STANDARD_STREAMS:
         try:
             os.fstat(stream)
-        except OSError:
-            # open(2) returns the lowest number that is free. All lower ones are in use by now.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        except OSError as error:
+            # Any other error is that of the file to which the stream goes: its server may be gone (ESTALE).
+            if error.errno == errno.EBADF:
+                # open(2) returns the lowest number that is free. All lower ones are in use by now.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def open_descriptors(pid: int | None = None) -> list[int]:

@@ -12,6 +12,9 @@ from tests.trouble.hanging_filesystem import can_mount
 EVERY = {"start": 3, "life": 1, "end": 2, "upgrade": 4, "adoption": 5, "workers": 3, "takeover": 5}
 """Of how many groups of points one is played. An upgrade takes a second, a guest's life a quarter of it."""
 
+REACHED = {"workers": 0.4}
+"""The least part of the points that are reached. The calls are not always made by the same worker thread."""
+
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
@@ -22,7 +25,7 @@ def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
         results = [player.play(world, point) for point in points]
     print(player.report(results))
     assert not [result for result in results if result.finding is not None], player.report(results)
-    assert sum(result.hit is not None for result in results) > len(results) * 0.6
+    assert sum(result.hit is not None for result in results) >= len(results) * REACHED.get(name, 0.8)
 
 
 def test_the_log_is_taken_over_though_the_mounts_cannot_be_asked_for() -> None:

@@ -31,8 +31,5 @@ def belongs(calls: list[Call]) -> list[Call]:
 
 
 def paths(world: World) -> list[Path]:
-    """Return the files of which the calls are played: those that the worker threads of the next program work with."""
-    return [
-        world.slow_disk, world.slow_lease, world.slow_lockspace, world.link.resolve(),
-        Path("/proc/self/fd"), Path(f"/proc/{world.daemon.pid}/fd"),
-    ]  # fmt: skip
+    """Return the files of which the calls are played. The main thread makes none on them."""
+    return [world.slow_disk, world.slow_lease, world.slow_lockspace, world.link.resolve()]
