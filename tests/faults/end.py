@@ -24,7 +24,7 @@ def play(world: World) -> None:
     """End the daemon."""
     world.said()
     world.daemon.signal(signal.SIGTERM)
-    soon(lambda: start.has_ended(world), "the daemon does not end", 2 * PATIENCE)
+    soon(lambda: start.has_ended(world), "the daemon does not end", 4 * PATIENCE)
 
 
 def finish(world: World) -> None:

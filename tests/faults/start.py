@@ -30,7 +30,7 @@ def prepare(world: World) -> None:
 def play(world: World) -> None:
     """Let the daemon start, and wait until it serves, or has ended."""
     world.daemon.signal(signal.SIGCONT)
-    soon(lambda: has_ended(world) or serves(world), "the daemon neither serves nor ends", 2 * PATIENCE)
+    soon(lambda: has_ended(world) or serves(world), "the daemon neither serves nor ends", 4 * PATIENCE)
 
 
 def finish(world: World) -> None:

@@ -34,4 +34,4 @@ def play(world: World) -> None:
             raise Finding(f"lockd has ended: {world.said()[-300:]}")
         return start.serves(world)
 
-    soon(serves, "lockd does not serve", 2 * PATIENCE)
+    soon(serves, "lockd does not serve", 4 * PATIENCE)
