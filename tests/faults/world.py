@@ -237,9 +237,7 @@ class World:
         unknown = hit.startswith("newfstatat(") and f"<{self.directory}" in hit.partition(",")[0]
         # The next program keeps what it cannot name, as there may be a lock on it, and the descriptor of another log.
         unnamed = hit.startswith('readlink("/proc/self/fd/') or "/journal/socket" in hit
-        # trio runs ldconfig when it is imported; if there is no pipe for that, Python's subprocess leaves /dev/null open.
-        no_pipe = hit.startswith("pipe2(")
-        leaked = len(tracer.hits(self.trace)) if not_closed or unknown or unnamed or no_pipe else 0
+        leaked = len(tracer.hits(self.trace)) if not_closed or unknown or unnamed else 0
         soon(
             lambda: not checks.table(self.daemon),
             "a lock stays in the table after its owner's death",
