@@ -49,7 +49,8 @@ class LockConnection:
             releases the lock.
         :param closing_timeout: how many seconds ``close`` waits for the daemon; see there.
         :returns: the connection.
-        :raises ClientError: no daemon listens on the socket, or this user may not connect.
+        :raises ClientError: no daemon listens on the socket, this user may not connect, or the daemon is another
+            user's and not root's.
         """
         where = path or own_addresses().socket
         return cls(BlockingStream.connect(where, Protocol(PROGRAM, VERSION), timeout), closing_timeout)

@@ -21,7 +21,7 @@ class Unavailable(ClientError):
 
 
 class PermissionDenied(ClientError):
-    """The daemon belongs to another user, and this user may not connect to its socket."""
+    """The daemon belongs to another user: this user may not connect to its socket, or does not trust it."""
 
 
 class ConnectionLost(ClientError):

@@ -1,6 +1,7 @@
 """A blocking stream to a daemon's socket. It sends calls and waits for their replies."""
 
 import math
+import os
 import socket
 from pathlib import Path
 from time import monotonic
@@ -8,9 +9,12 @@ from typing import Final, Self
 
 from lockd.client.errors import ClientError, ConnectionLost, NoAnswer, PermissionDenied, Unavailable
 from lockd.client.protocol import Call, Protocol
+from lockd.linux.peers import credentials_of
 
 RECEIVE_BYTES: Final = 65536
 """How many bytes to receive at most in one call of recv(2)."""
+
+_ROOT: Final = 0
 
 
 def connect_error(path: Path, error: OSError) -> ClientError:
@@ -26,6 +30,25 @@ def connect_error(path: Path, error: OSError) -> ClientError:
         case PermissionError():
             return PermissionDenied(f"{path}: permission denied; the daemon serves its own user only")
     return Unavailable(f"{path}: {error.strerror or error}")
+
+
+def check_listener(connection: socket.socket, path: Path) -> None:
+    """Check whose daemon listens on a socket: it has to be root's, or that of the user of this process.
+
+    Another user who can make a socket at this path could grant any lock without holding it. This is so for every path,
+    whoever has named it: no daemon serves another user than its own.
+
+    :param connection: the socket, connected. Its peer's credentials are those of the process that has called listen(2):
+        the daemon, or systemd that has made the socket for it (unix(7)).
+    :param path: the path that it is connected to, for the message.
+    :raises PermissionDenied: somebody else listens.
+    """
+    uid = credentials_of(connection).uid
+    if uid not in {_ROOT, os.geteuid()}:
+        raise PermissionDenied(
+            f"{path}: user {uid} listens here, who is neither root nor this user, and is not believed; "
+            "remove the socket, and start the daemon"
+        )
 
 
 def lost(error: BaseException | None) -> ConnectionLost:
@@ -63,15 +86,19 @@ class BlockingStream:
         :param protocol: encodes the calls and decodes the replies.
         :param timeout: how many seconds to wait for each reply; None for no limit.
         :returns: the stream.
-        :raises ClientError: no daemon listens on the socket, or this user may not connect.
+        :raises ClientError: no daemon listens on the socket, this user may not connect, or ``check_listener`` fails.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
         try:
             connection.connect(str(path))
+            check_listener(connection, path)
         except OSError as error:
             connection.close()
             raise connect_error(path, error) from None
+        except BaseException:
+            connection.close()
+            raise
         return cls(connection, protocol, path)
 
     def wait_no_longer_than(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ It is a module of its own because importing trio takes longer than most commands
 """
 
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,7 +18,7 @@ from lockd.client.calls import CLOSING_TIMEOUT, LockCalls, not_closed, this_proc
 from lockd.client.errors import ClientError, ConnectionLost, NoAnswer, NotHeld, NotOwner, Refused
 from lockd.client.protocol import Call, Protocol
 from lockd.client.resource import Resource
-from lockd.client.stream import RECEIVE_BYTES, connect_error, lost
+from lockd.client.stream import RECEIVE_BYTES, check_listener, connect_error, lost
 from lockd.libvirt.addresses import own_addresses
 from lockd.wire.lock import PROGRAM, VERSION, Owner
 
@@ -54,12 +55,15 @@ class TrioLockConnection:
         :param path: the socket; None for the socket of this process's user.
         :param closing_timeout: how many seconds ``aclose`` and the end of ``holding`` wait for the daemon.
         :returns: the connection.
-        :raises ClientError: no daemon listens on the socket, or this user may not connect.
+        :raises ClientError: no daemon listens on the socket, this user may not connect, or the daemon is another
+            user's and not root's.
         """
         where = path or own_addresses().socket
-        connection = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = trio.socket.from_stdlib_socket(plain)
         try:
             await connection.connect(str(where))
+            check_listener(plain, where)
         except OSError as error:
             connection.close()
             raise connect_error(where, error) from None

@@ -3,9 +3,11 @@
 import inspect
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,10 +19,14 @@ from lockd.client import errors
 from lockd.client.connection import LockConnection
 from lockd.client.resource import Resource
 from lockd.client.trio_connection import TrioLockConnection
+from lockd.ctl.exits import Exit
 from lockd.wire.lock import Owner
+from tests.ctl.conftest import LOCKCTL
 from tests.kernel_locks import KernelLock, locks_on
-from tests.private_daemon import LOCKD, PrivateDaemon
+from tests.private_daemon import LOCKD, PrivateDaemon, in_private_run
 from tests.waiting import wait_until
+
+STRANGER = 65534
 
 Connect = Callable[[Path], Awaitable[Any]]
 
@@ -253,3 +259,36 @@ def test_both_connections_have_the_same_methods() -> None:
     assert blocking.keys() == asynchronous.keys()
     for name in blocking.keys() - {"connect", "holding"}:
         assert blocking[name] == asynchronous[name]
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[Path]:
+    """A socket on which another, unprivileged user listens."""
+    if os.geteuid() != 0:
+        pytest.skip("acting as another user needs root")
+    directory = tmp_path / "run" / "libvirt"
+    directory.mkdir(parents=True)
+    with ExitStack() as stack:
+        for name in ("virtlockd-sock", "virtlockd-admin-sock"):
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(directory / name))
+            # The credentials that a client sees are those at listen(2) (unix(7)).
+            os.seteuid(STRANGER)
+            try:
+                listener.listen()
+            finally:
+                os.seteuid(0)
+        yield directory / "virtlockd-sock"
+
+
+async def test_a_socket_on_which_a_stranger_listens_is_not_believed(connect: Connect, stranger: Path) -> None:
+    with pytest.raises(errors.PermissionDenied, match=f"^{stranger}: user {STRANGER} listens here"):
+        await connect(stranger)
+
+
+def test_lockctl_asks_nothing_of_a_socket_on_which_a_stranger_listens(stranger: Path, disk: Path) -> None:
+    for arguments in (["status"], ["metrics"], ["who", str(disk)], ["run", str(disk), "--", "true"]):
+        command, environment = in_private_run(stranger.parents[1], [str(LOCKCTL), *arguments])
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == Exit.NO_PERMISSION, done
+        assert f"user {STRANGER} listens here, who is neither root nor this user" in done.stderr
