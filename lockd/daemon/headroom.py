@@ -11,10 +11,13 @@ from contextlib import suppress
 from typing import Final
 
 from lockd.daemon.rate_limit import Shortage
-from lockd.linux.task_limit import TaskLimit
+from lockd.linux.task_limit import TaskLimit, tasks_of_host, tasks_of_user, user_task_limit
 
 _NEARLY: Final = 0.9
 """From this part of a limit on, the administrator is warned."""
+
+_COUNTED_EVERY: Final = 10
+"""Every how many looks the tasks of the user are counted, if there may be so many at all."""
 
 _logger = logging.getLogger(__name__)
 
@@ -25,16 +28,22 @@ class Headroom:
     def __init__(self) -> None:
         self._descriptors = Shortage(_logger)
         self._tasks = Shortage(_logger)
+        self._user_tasks = Shortage(_logger)
         self._task_limit = TaskLimit()
+        self._looks = 0
 
     def look(self) -> None:
-        """Look at the limits. This takes a few system calls, and does not block.
+        """Look at the limits. This takes a few system calls in most cases, and does not block.
 
         A limit that cannot be read is not looked at.
         """
         with suppress(OSError):
             self._look_at_descriptors()
         self._look_at_tasks()
+        with suppress(OSError):
+            if self._looks % _COUNTED_EVERY == 0:
+                self._look_at_tasks_of_user()
+        self._looks += 1
 
     def _look_at_descriptors(self) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,6 +65,20 @@ class Headroom:
                 tasks.used,
                 tasks.limit,
                 tasks.where,
+            )
+
+    def _look_at_tasks_of_user(self) -> None:
+        limit = user_task_limit()
+        if limit is None or tasks_of_host() < limit * _NEARLY:
+            return
+        used = tasks_of_user()
+        if used >= limit * _NEARLY:
+            self._user_tasks.seen(
+                "user %d has %d of %d tasks (RLIMIT_NPROC); without one, no lock on a slow file system is taken: "
+                "raise LimitNPROC= of virtlockd.service (ulimit -u)",
+                os.getuid(),
+                used,
+                limit,
             )
 
 

@@ -1,8 +1,17 @@
-"""How many tasks (processes and threads) the control group of this process may have (cgroups(7), pids)."""
+"""How many tasks (processes and threads) there may be.
+
+The control group of this process has a limit (cgroups(7), pids), and its user has one (RLIMIT_NPROC in getrlimit(2)).
+"""
 
 import os
+import resource
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from lockd.linux.processes import all_pids
+
+_ROOT: Final = 0
 
 _V1 = Path("/sys/fs/cgroup/pids")
 _V2 = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
@@ -60,3 +69,39 @@ def _usage(group: Path) -> TaskUsage | None:
         return None if limit == "max" else TaskUsage(used, int(limit), str(file))
     except (OSError, ValueError):
         return None
+
+
+def user_task_limit() -> int | None:
+    """Return how many tasks the user of this process may have.
+
+    :returns: None where there is no limit, as for root.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    return None if limit == resource.RLIM_INFINITY or os.getuid() == _ROOT else limit
+
+
+def tasks_of_host() -> int:
+    """Return how many tasks all users of the host have together, which the kernel knows without counting.
+
+    :returns: the number (/proc/loadavg in proc(5)).
+    :raises OSError: it cannot be read.
+    """
+    tasks = Path("/proc/loadavg").read_text(encoding="utf-8").split()[3]
+    return int(tasks.partition("/")[2])
+
+
+def tasks_of_user() -> int:
+    """Count the tasks of the user of this process. It takes some microseconds for each process of the host.
+
+    A directory in /proc belongs to the user of the process (proc(5)), and has a link more for each directory in it.
+
+    :returns: the number; some are missing if they belong to programs with the rights of another user.
+    """
+    user = os.getuid()
+    tasks = 0
+    for pid in all_pids():
+        with suppress(OSError):
+            status = os.stat(f"/proc/{pid}/task")
+            if status.st_uid == user:
+                tasks += status.st_nlink - 2
+    return tasks

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.waiting import wait_until
 
 PIDS = Path("/sys/fs/cgroup/pids")
 NOBODY = 65534
+USER_WITHOUT_PROCESSES = 4000003
 
 
 @pytest.fixture
@@ -114,6 +116,38 @@ def test_near_the_limit_of_tasks_the_log_says_once_what_to_do(tmp_path: Path, pi
         text = f"1 of 1 tasks are in use ({pids_group}/pids.max); without one"
         wait_for_line(daemon, text)
         wait_for_line(daemon, "raise TasksMax= of virtlockd.service")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acting as another user needs root")
+def test_near_the_limit_of_the_tasks_of_a_user_the_log_says_once_what_to_do() -> None:
+    """Root has no such limit. The daemon of another user has it, and cannot be asked by root."""
+    program = (
+        "import logging, resource, subprocess, sys\n"
+        "from lockd.daemon.headroom import Headroom\n"
+        "logging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
+        "others = [subprocess.Popen(['sleep', '60']) for _ in range(9)]\n"
+        "headroom = Headroom()\n"
+        "for limit in (100, 11):\n"
+        "    resource.setrlimit(resource.RLIMIT_NPROC, (limit, 100))\n"
+        "    for _ in range(25): headroom.look()\n"
+        "    print('looked')\n"
+        "for other in others: other.kill()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        user=USER_WITHOUT_PROCESSES,
+        group=USER_WITHOUT_PROCESSES,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, _, after = done.stdout.partition("looked\n")
+    assert "RLIMIT_NPROC" not in before
+    assert re.findall(r"user \d+ has .*", after) == [
+        f"user {USER_WITHOUT_PROCESSES} has 10 of 11 tasks (RLIMIT_NPROC); without one, no lock on a slow file "
+        "system is taken: raise LimitNPROC= of virtlockd.service (ulimit -u)"
+    ]
 
 
 def test_invalid_frames_do_not_fill_the_log(tmp_path: Path) -> None:
