@@ -14,6 +14,7 @@ import pytest
 
 from lockd.client.errors import Refused as StatusRefused
 from lockd.client.status import StatusConnection
+from tests.container import Container
 from tests.forbid import forbidding
 from tests.handover.conftest import MakeDisk, MakeGuest
 from tests.handover.program import Program, answers, said, upgrade, upgrade_to_new_sockets
@@ -263,6 +264,25 @@ def test_a_client_that_cannot_be_taken_over_is_closed_and_its_guest_keeps_its_lo
     assert locks_on(guests.disk) == [KernelLock("WRITE", daemon.pid)]
     guests.spoilt.kill()
     wait_until(lambda: locks_on(guests.disk) == [], "the lock ends with the guest")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
+def test_an_owner_that_cannot_be_seen_is_the_same_without_its_part_of_the_state(
+    tmp_path: Path, program: Program, make_disk: MakeDisk
+) -> None:
+    """Its key tells of no process, and its client says who it is."""
+    disk, wrapper = make_disk(), forbidding(ns_get_tgid_from_pidns=errno.ENOTTY)
+    with (
+        private_daemon(tmp_path / "blind", program.path, wrapper=wrapper) as daemon,
+        Container() as container,
+    ):
+        guest, libvirtd = container.start(daemon.socket), container.start(daemon.socket)
+        client = libvirtd.register(guest.number)
+        assert client.acquire(disk) is None
+        program.install_lockd_after("extra['owners'] = []")
+        upgrade(daemon)
+        assert client.release(disk) is None
+        assert locks_on(disk) == []
 
 
 @pytest.mark.parametrize("told", ["None", "1", "-5", "'2'"])

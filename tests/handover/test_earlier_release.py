@@ -271,6 +271,26 @@ def test_an_owner_that_may_be_of_the_host_is_not_taken_for_dead(
         assert status.release("", str(disk)) == [stranger.pid]
 
 
+@needs_root
+def test_an_owner_that_is_being_killed_loses_its_lock_when_it_is_dead(
+    daemon: PrivateDaemon, program: Program, container: Container, disk: Path
+) -> None:
+    """It is of the host, though there are clients in containers."""
+    with Guest(daemon.socket) as guest:
+        guest.ignore_sigterm()
+        guest.acquire(disk)
+        container.start(daemon.socket).register()
+        being_killed = (
+            f"(client,) = [each for each in server['clients'] if each['privateData']['ownerPid'] == {guest.pid}]\n"
+            "server['clients'].remove(client); os.close(client['sock']['fd'])\n"
+            f"(owner,) = [each for each in extra['owners'] if each['pid'] == {guest.pid}]\n"
+            "owner['fencing_since'] = 1.0"
+        )
+        upgrade_with(daemon, program, f"{EARLIER}\n{being_killed}")
+        wait_until(lambda: locks_on(disk) == [], "the lock ends")
+        assert guest.is_dead
+
+
 @pytest.mark.parametrize("code", [EARLIER, VIRTLOCKD], ids=["lockd", "virtlockd"])
 def test_an_owner_of_the_host_is_watched_though_others_are_not_seen(
     daemon: PrivateDaemon,

@@ -146,6 +146,8 @@ class Numbers:
         """
         told = self._told.get(number)
         details = Owner(UUID(NO_UUID), "", 0, number)
+        if told is not None and told.fencing_since is not None:
+            return told  # only what has connected with its own pid is fenced, so it is of this host
         if may_be_here and told is not None and told.pidfd is not None:
             return told
         if may_be_here and told is None:
