@@ -76,12 +76,16 @@ class Container:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.end()
         self._control.close()
         for member in self._members:
             member.connection.close()
             os.close(member.pidfd)
+
+    def end(self) -> None:
+        """End all processes in it."""
+        self._process.kill()
+        self._process.wait()
 
     def start(self, daemon_socket: Path, number: int = 0) -> Member:
         """Start a process that connects to a daemon. It gets the given pid in the container, if that is not 0."""

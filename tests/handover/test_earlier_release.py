@@ -5,7 +5,9 @@ The earlier one takes each of them for a pid of its own pid namespace, and watch
 
 import os
 import select
+import socket
 import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +271,43 @@ def test_an_owner_that_may_be_of_the_host_is_not_taken_for_dead(
         stranger.wait()
         assert is_held(disk, daemon)
         assert status.release("", str(disk)) == [stranger.pid]
+
+
+ENTERED = """
+import os, signal, socket, sys
+control, connection = socket.socket(fileno=int(sys.argv[1])), socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[2])
+socket.send_fds(control, [str(os.getpid()).encode()], [connection.fileno()])
+signal.pause()
+"""
+
+
+@needs_root
+def test_a_process_that_has_entered_a_container_is_one_of_it(
+    daemon: PrivateDaemon,
+    program: Program,
+    container: Container,
+    stranger: subprocess.Popen[bytes],
+    disk: Path,
+) -> None:
+    """Its parent is outside (setns(2)), so nobody can know which container it is in."""
+    with RawClient(daemon, stranger.pid) as libvirtd:
+        assert libvirtd.acquire(disk) is None
+    member = container.start(daemon.socket)
+    member.connection.close()
+    control, theirs = socket.socketpair()
+    with control, theirs:
+        arguments = [sys.executable, "-IS", "-c", ENTERED, str(theirs.fileno()), str(daemon.socket)]
+        enter = ["nsenter", "--target", str(member.pid), "--pid", "--", *arguments]
+        with subprocess.Popen(enter, pass_fds=[theirs.fileno()]) as entered:
+            number, (connection,), _, _ = socket.recv_fds(control, 16, 1)
+            with RawClient(socket.socket(fileno=connection), int(number)):
+                upgrade_with(daemon, program, EARLIER)
+                stranger.kill()
+                stranger.wait()
+                assert is_held(disk, daemon)
+            container.end()
+            entered.wait()
 
 
 @needs_root

@@ -105,7 +105,7 @@ class Numbers:
         """Return whether a process has the pid of the one that was registered, which has ended."""
         told = self._told.get(owner.details.pid)
         was_seen = told is not None and told.ended and owner.details.pid not in self._not_seen
-        return was_seen and owner.place is None and owner.pid != session.peer_pid
+        return was_seen and not _is_elsewhere(owner) and owner.pid != session.peer_pid
 
     def replace(self) -> None:
         """Store the holdings of the adopted locks by the keys of their owners.
@@ -113,17 +113,21 @@ class Numbers:
         If several processes have registered one number, any of them may hold a lock: each one gets a holding, and
         none is killed, as it may hold nothing.
         """
-        has_containers = any(owner.place is not None for owner in self._owners)
+        has_containers = any(map(_is_elsewhere, self._owners))
         replacements: dict[int, set[int]] = {}
         dead = []
         for number, key in self._keys.items():
             registered = self._registered.get(number)
             living = {owner.key: owner for owner in registered or () if not owner.ended}
+            told = self._told.get(number)
+            if told is not None and told.fencing_since is not None and not told.ended:
+                # Only what has connected with its own pid is fenced, so it is of this host.
+                living[told.key] = told
             if living:
                 several = len(living) > 1 or any(owner.ended for owner in registered or ())
                 for owner in living.values():
                     # A process of this host that had the number later than the first owner may hold nothing.
-                    if several or (owner.place is None and number in self._not_seen):
+                    if several or (number in self._not_seen and not _is_elsewhere(owner)):
                         owner.is_certain = False
             else:
                 owner = self._unconnected(number, may_be_here=registered is None and not has_containers)
@@ -146,8 +150,6 @@ class Numbers:
         """
         told = self._told.get(number)
         details = Owner(UUID(NO_UUID), "", 0, number)
-        if told is not None and told.fencing_since is not None:
-            return told  # only what has connected with its own pid is fenced, so it is of this host
         if may_be_here and told is not None and told.pidfd is not None:
             return told
         if may_be_here and told is None:
@@ -165,6 +167,11 @@ class Numbers:
         owner.was_dead = number in self._not_seen
         self._owners.adopt(owner)
         return owner
+
+
+def _is_elsewhere(owner: OwnerProcess) -> bool:
+    """Return whether an owner is known to be in another pid namespace; it need not be known in which."""
+    return owner.place is not None or owner.pid != owner.details.pid
 
 
 def watch_over_unknown_owners(owners: Owners, table: LockTable) -> None:
