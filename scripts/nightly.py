@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 SEED = "SEED"
 """Placeholder for the seed of a round in a command."""
 
-_COUNTED = re.compile(r"\d+ (calls|frames|points|passed|failed)\b")
+_COUNTED = re.compile(r"\d+ (calls|frames|points|upgrades|passed|failed)\b")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def play(part: Part, seconds: float, seeds: random.Random) -> Outcome:
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run a command. Return its exit status, and the last line of its output that begins with how many of what."""
-    done = "it does not say what it has done"
+    """Run a command. Return its exit status, and the last line of its output that says how many there were of each."""
+    counts: dict[str, str] = {}
     settings = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     with subprocess.Popen(
         command, cwd=PROJECT, env=settings, stdout=subprocess.PIPE, text=True, errors="replace"
@@ -139,9 +139,9 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
-            if _COUNTED.match(line):
-                done = line.strip()
-    return process.returncode, done
+            if (match := _COUNTED.match(line)) is not None:
+                counts[match[1]] = line.strip()
+    return process.returncode, "; ".join(counts.values()) or "it does not say what it has done"
 
 
 def main(parts: tuple[Part, ...] = PARTS) -> int:
