@@ -163,7 +163,7 @@ def test_a_path_into_the_mounts_of_another_process_hangs_nobody_else(
         guest = make_guest()
         filesystem.hang("everything")
         guest.send_acquire(images / "disk")
-        filesystem.wait_for("lookup")
+        filesystem.wait_for("opendir")
         assert bystander.worst_wait() < SHORT
         filesystem.release_all()
         guest.reply()
