@@ -23,7 +23,8 @@ _SECONDS: Final = 5.0
 
 _SLOW_ROUNDS: Final = 12
 """Every how many looks those locks are looked at that a worker thread has to look at. A live upgrade waits for a thread
-that hangs (``SlowCalls.paused``), so this is not done more often than is useful."""
+that hangs, as nothing can end it (``SlowCalls.paused``). So no look begins on a file system that is known to hang, and
+none while an upgrade waits; but a look may be the first call that hangs. This is not done more often than is useful."""
 
 _PER_TURN: Final = 50
 """How many locks are looked at before clients are served again. This many take less than a millisecond."""
@@ -89,6 +90,8 @@ class LockWatch:
         """Look at the locks of one queue, with one thread: a server that hangs cannot use up the others."""
         try:
             for first in range(0, len(looks), _PER_TURN):
+                if not self._slow_calls.may_look(queue):
+                    return  # the next look comes
                 some = looks[first : first + _PER_TURN]
                 doubts = await self._slow_calls.run(queue, partial(_do_each, [work for _, _, work in some]))
                 for (resource, hold, _), doubt in zip(some, doubts, strict=True):

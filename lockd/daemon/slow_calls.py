@@ -62,6 +62,7 @@ class SlowCalls:
         self._ended = trio.Event()
         self._may_begin = trio.Event()
         self._may_begin.set()
+        self._upgrade_waits = False
         self._shortage = Shortage(_logger)
 
     async def run(self, queue: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,6 +133,16 @@ class SlowCalls:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def may_look(self, queue: str) -> bool:
+        """Return whether a call may begin that no client waits for, and that can as well be made later.
+
+        If it hung, a live upgrade would wait for it. So it waits itself until what hangs has been answered.
+
+        :param queue: see ``run``.
+        :returns: False if a call of the queue hangs, or if a live upgrade waits for its turn.
+        """
+        return not self._upgrade_waits and queue not in self._hung()
+
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Wait until no call is under way, and let none begin within the block. Used for a live upgrade.
@@ -140,18 +151,20 @@ class SlowCalls:
         a call then turns out to hang, new calls may begin again, and all this is repeated once the hung calls
         have returned.
         """
-        while True:
-            await self._all_hung_ended()
-            self._may_begin = trio.Event()
-            with trio.move_on_after(_HUNG_SECONDS):
-                while self._under_way:
-                    await self._next_end()
-            if not self._under_way:
-                break
-            self._may_begin.set()
+        self._upgrade_waits = True
         try:
+            while True:
+                await self._all_hung_ended()
+                self._may_begin = trio.Event()
+                with trio.move_on_after(_HUNG_SECONDS):
+                    while self._under_way:
+                        await self._next_end()
+                if not self._under_way:
+                    break
+                self._may_begin.set()
             yield
         finally:
+            self._upgrade_waits = False
             self._may_begin.set()
 
     async def _all_hung_ended(self) -> None:

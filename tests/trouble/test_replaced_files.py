@@ -1,7 +1,9 @@
 """Files of held locks are removed or replaced. The daemon notices, and locks new lease files where nobody has."""
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,71 @@ async def test_on_slow_file_systems_a_worker_thread_looks(tmp_path: Path) -> Non
             assert rest is not None
             await rest()
             assert not path.exists()
+
+
+async def test_no_look_begins_where_a_call_hangs(tmp_path: Path) -> None:
+    """If it hung too, it would keep a live upgrade waiting, although no client has asked for it."""
+    hung, healthy = tmp_path / "hung", tmp_path / "healthy"
+    async with slow_watch(hung, healthy) as (nursery, slow_calls, table, watch):
+        answered = threading.Event()
+        nursery.start_soon(slow_calls.run, str(hung), answered.wait)
+        await until(lambda: not slow_calls.may_look(str(hung)))
+        await watch.look(slow=True)
+        await until(lambda: [resource.doubt for resource in table] == [None, LOST])
+        answered.set()
+        await until(lambda: slow_calls.may_look(str(hung)))
+        await watch.look(slow=True)
+        await until(lambda: [resource.doubt for resource in table] == [LOST, LOST])
+
+
+async def test_no_look_begins_while_an_upgrade_waits(tmp_path: Path) -> None:
+    lockspace = tmp_path / "lockspace"
+    async with slow_watch(lockspace) as (nursery, slow_calls, table, watch):
+        answered = threading.Event()
+        upgraded = trio.Event()
+
+        async def upgrade() -> None:
+            async with slow_calls.paused():
+                upgraded.set()
+
+        nursery.start_soon(slow_calls.run, "/hung", answered.wait)
+        await until(lambda: not slow_calls.may_look("/hung"))
+        nursery.start_soon(upgrade)
+        await until(lambda: not slow_calls.may_look(str(lockspace)))
+        await watch.look(slow=True)
+        for _ in range(200):
+            # Calls of clients are served meanwhile. A look that had begun would end before them.
+            await slow_calls.run("/other", lambda: None)
+        assert [resource.doubt for resource in table] == [None]
+        assert not upgraded.is_set()
+        answered.set()
+        await upgraded.wait()
+        await watch.look(slow=True)
+        await until(lambda: [resource.doubt for resource in table] == [LOST])
+
+
+@asynccontextmanager
+async def slow_watch(
+    *lockspaces: Path,
+) -> AsyncIterator[tuple[trio.Nursery, SlowCalls, LockTable, LockWatch]]:
+    """Hold a lease in each directory, which counts as a slow file system of its own, and remove its file."""
+    for lockspace in lockspaces:
+        lockspace.mkdir()
+    async with trio.open_nursery() as nursery:
+        tasks, slow_calls = Tasks(nursery), SlowCalls()
+        table = LockTable(FilesEngine(Inodes(), slow_mounts(dict.fromkeys(map(str, lockspaces), "nfs4"))))
+        locker = Locker(table, slow_calls, tasks, lambda pid: None)
+        paths = [lockspace / "lease" for lockspace in lockspaces]
+        for path in paths:
+            rest = locker.acquire("", str(path), 1, False, True, lambda: True)
+            assert rest is not None
+            await rest()
+            path.unlink()
+        yield nursery, slow_calls, table, LockWatch(table, locker, slow_calls, tasks)
+        for path in paths:
+            rest = locker.release("", str(path), 1)
+            assert rest is not None
+            await rest()
 
 
 async def until(condition: Callable[[], bool]) -> None:
