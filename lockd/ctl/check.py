@@ -62,14 +62,11 @@ def print_findings(findings: Iterable[Finding], *, json_wanted: bool) -> Exit:
         if not json_wanted:
             print(_line(finding), flush=True)
     if json_wanted:
-        # Imported here because only JSON output needs it, and importing it takes time.
-        import json
-
         shared = next((finding.detail for finding in found if finding.subject == HASH_SUBJECT), None)
         facts: dict[str, Any] = {"findings": [finding._asdict() for finding in found]}
         if shared is not None:
             facts = {"configuration_hash": shared, **facts}
-        print(json.dumps(facts, indent=3))
+        terminal.print_json(facts)
     return Exit.NO if failed else Exit.DONE
 
 

@@ -184,7 +184,7 @@ class _Progress:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._enabled = terminal.is_terminal(sys.stderr)
+        self._enabled = sys.stderr.isatty()
         self._next = time.monotonic() + _PROGRESS_SECONDS
         self._shown = False
 

@@ -9,6 +9,7 @@ from lockd.client.errors import Refused
 from lockd.client.status import StatusConnection
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.exits import Exit, Failure
+from lockd.ctl.terminal import print_json
 from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
@@ -87,10 +88,7 @@ def _list(*, json_wanted: bool) -> None:
     with StatusConnection.connect() as connection:
         paths = list(connection.lockspaces())
     if json_wanted:
-        # Imported here because only JSON output needs it, and importing it takes time.
-        import json
-
-        print(json.dumps({"lockspaces": paths}, indent=3))
+        print_json({"lockspaces": paths})
         return
     for path in paths:
         print(printable(path))

@@ -24,9 +24,11 @@ from lockd.linux.peers import credentials_of
 from lockd.linux.proc_locks import descriptor_locks
 from lockd.linux.processes import command_name, descriptor_limit
 
+_BYTES_OF_DAEMON: Final = 4096
 _BYTES_PER_CLIENT: Final = 900
 _BYTES_PER_LOCK: Final = 300
-"""The approximate sizes of a client and of a lock in the state document. Each path is added twice."""
+"""The approximate sizes of the daemon itself, a client, and a lock in the state document. Each path of a lock is added
+twice."""
 
 _PROGRAM_SECONDS: Final = 30
 """How long the next program may take for --version."""
@@ -220,11 +222,18 @@ def _clients(running: Running) -> Iterator[Finding]:
 # The state
 
 
+def _state_bytes(running: Running) -> int:
+    """Return about how many bytes the state document has."""
+    return (
+        _BYTES_OF_DAEMON
+        + len(running.clients) * _BYTES_PER_CLIENT
+        + sum(_BYTES_PER_LOCK + 2 * len(os.fsencode(path)) for path in running.locked_files)
+    )
+
+
 def _size(running: Running, successor: str) -> Finding:
     subject = "size of the state"
-    size = len(running.clients) * _BYTES_PER_CLIENT + sum(
-        _BYTES_PER_LOCK + 2 * len(os.fsencode(path)) for path in running.locked_files
-    )
+    size = _state_bytes(running)
     about = (
         f"about {size / 1e6:.1f} MB for {len(running.clients)} clients and {len(running.locked_files)} locks"
     )
@@ -268,8 +277,7 @@ def _state_file(running: Running) -> Finding:
         room = os.statvfs(directory)
         if room.f_flag & os.ST_RDONLY:
             return Finding(subject, FAIL, "its file system is mounted read-only")
-        needed = len(running.locked_files) * 1000 + len(running.clients) * 1000 + 4096
-        if room.f_bavail * room.f_frsize < needed:
+        if room.f_bavail * room.f_frsize < _state_bytes(running):
             return Finding(subject, FAIL, "there is no room for it: No space left on device")
         if stat.S_ISDIR(os.lstat(directory / path.name).st_mode):
             return Finding(subject, FAIL, "a directory is in its place: remove it")

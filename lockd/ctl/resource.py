@@ -7,7 +7,7 @@ from lockd.client.plugin_config import read_plugin_config
 from lockd.ctl.command import Commands, add_command
 from lockd.ctl.disk_argument import add_disk_options, find_disk
 from lockd.ctl.exits import Exit
-from lockd.ctl.terminal import print_error
+from lockd.ctl.terminal import print_error, print_json
 from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
@@ -44,9 +44,6 @@ def run(options: argparse.Namespace) -> Exit:
     disk = find_disk(options.disk, config)
     resource = disk.resource
     if options.json:
-        # Imported here because only JSON output needs it, and importing it takes time.
-        import json
-
         facts = {
             "disk": disk.path,
             "lockspace": resource.lockspace,
@@ -54,7 +51,7 @@ def run(options: argparse.Namespace) -> Exit:
             "path": resource.path,
             "autocreate": resource.autocreate,
         }
-        print(json.dumps(facts, indent=3))
+        print_json(facts)
     else:
         lockspace = resource.lockspace or "none: the file itself is locked"
         print(f"lockspace: {printable(lockspace)}")

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> Exit:
     columns = _columns(options)
     if not options.watch:
         return _print_once(options, columns)
-    if options.json or options.raw or not terminal.is_terminal(sys.stdout):
+    if options.json or options.raw or not sys.stdout.isatty():
         raise Failure("--watch needs a terminal, and does not go with --json or --raw", Exit.USAGE)
     # Imported here because only --watch needs it, and importing it takes time.
     from lockd.ctl.watch import watch
@@ -108,13 +108,10 @@ def _print_once(options: argparse.Namespace, columns: list[Column]) -> Exit:
     found = overview()
     holdings = _chosen(found.holdings, options)
     if options.json:
-        # Imported here because only JSON output needs it, and importing it takes time.
-        import json
-
         rows = [{column.name.lower(): column.value(holding) for column in columns} for holding in holdings]
-        print(json.dumps({"locks": rows}, indent=3))
+        terminal.print_json({"locks": rows})
     else:
-        limit = terminal.size(sys.stdout)[0] if terminal.is_terminal(sys.stdout) else None
+        limit = terminal.size(sys.stdout)[0] if sys.stdout.isatty() else None
         for line in _lines(holdings, columns, options, limit):
             print(line)
     sys.stdout.flush()

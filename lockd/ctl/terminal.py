@@ -22,15 +22,6 @@ def escape_unencodable(stream: TextIO, encoding: str | None = None) -> None:
         stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Return whether a stream is a terminal.
-
-    :param stream: the stream.
-    :returns: whether it is a terminal.
-    """
-    return stream.isatty()
-
-
 def has_colour(stream: TextIO) -> bool:
     """Return whether to use colours.
 
@@ -93,36 +84,23 @@ def ellipsis(stream: TextIO) -> str:
     return "…"
 
 
-def without_start(text: str, limit: int, mark: str) -> str:
-    """Cut the beginning of a text that is too wide. Paths differ at their ends.
+def fitting(text: str, limit: int, mark: str, *, cut_start: bool) -> str:
+    """Cut a text that is too wide.
 
     :param text: the text.
     :param limit: the largest width, in columns.
     :param mark: the mark for text that was cut.
+    :param cut_start: whether to cut the beginning, as paths differ at their ends, and not the end.
     :returns: the text, cut if it is too wide.
     """
     if width(text) <= limit:
         return text
     kept = text
     while kept and width(mark) + width(kept) > limit:
-        kept = kept[1:]
-    return mark + kept if kept else text[:limit]
-
-
-def without_end(text: str, limit: int, mark: str) -> str:
-    """Cut the end of a text that is too wide.
-
-    :param text: the text.
-    :param limit: the largest width, in columns.
-    :param mark: the mark for text that was cut.
-    :returns: the text, cut if it is too wide.
-    """
-    if width(text) <= limit:
-        return text
-    kept = text
-    while kept and width(mark) + width(kept) > limit:
-        kept = kept[:-1]
-    return kept + mark if kept else text[:limit]
+        kept = kept[1:] if cut_start else kept[:-1]
+    if not kept:
+        return text[:limit]
+    return mark + kept if cut_start else kept + mark
 
 
 class Table:
@@ -171,8 +149,7 @@ class Table:
     def _line(self, row: list[str], widths: list[int], mark: str) -> str:
         cells = []
         for heading, text, limit in zip(self._headings, row, widths, strict=True):
-            cut = without_start if heading in self._paths and text != heading else without_end
-            cell = cut(text, limit, mark)
+            cell = fitting(text, limit, mark, cut_start=heading in self._paths and text != heading)
             blanks = " " * (limit - width(cell))
             cells.append(blanks + cell if heading in self._right else cell + blanks)
         return _GAP.join(cells).rstrip()
@@ -184,3 +161,14 @@ def print_error(message: str) -> None:
     :param message: the message.
     """
     print(f"lockctl: {printable(message)}", file=sys.stderr)
+
+
+def print_json(facts: object) -> None:
+    """Print facts as JSON.
+
+    :param facts: the facts, as ``json.dumps`` takes them.
+    """
+    # Imported here because only JSON output needs it, and importing it takes time.
+    import json
+
+    print(json.dumps(facts, indent=3))

@@ -15,6 +15,7 @@ from lockd.ctl.disk_argument import Disk, add_disk_options, find_disk
 from lockd.ctl.exits import Exit, Failure
 from lockd.ctl.file_locks import lock_holder
 from lockd.ctl.holdings import Holding, holdings_of
+from lockd.ctl.terminal import print_json
 from lockd.linux.printable import printable
 
 _EXAMPLE: Final = """\
@@ -55,10 +56,7 @@ def run(options: argparse.Namespace) -> Exit:
     holders = [_describe_holding(holding) for holding in _ask_daemon(disks)]
     holders = holders or _ask_kernel(disks)
     if options.json:
-        # Imported here because only JSON output needs it, and importing it takes time.
-        import json
-
-        print(json.dumps({"disk": disks[0].path, "holders": holders}, indent=3))
+        print_json({"disk": disks[0].path, "holders": holders})
     elif holders:
         for holder in holders:
             for line in _lines(disks[0], holder):
