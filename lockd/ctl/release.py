@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Final
+from typing import Any, Final
 
 from lockd.client.errors import NotHeld, Refused
 from lockd.client.plugin_config import read_plugin_config
@@ -54,32 +54,39 @@ def run(options: argparse.Namespace) -> Exit:
             Exit.USAGE,
         )
     with StatusConnection.connect() as connection:
-        lockspace, name = _find(connection, options.resource)
+        lock = _find(connection, options.resource)
         try:
-            pids = connection.release(lockspace, name)
+            connection.release(lock["lockspace"], lock["resource"])
         except NotHeld:
             raise Failure(f"nobody holds {options.resource}", Exit.NO) from None
         except Refused as error:
             # str2 is the daemon's own text, without libvirt's name for the kind of error.
             raise Failure(error.reply.str2 or str(error)) from None
-    gone = ", ".join(f"pid {pid}" for pid in pids)
+    gone = ", ".join(map(_name, lock["owners"]))
     print(printable(f"released {options.resource}, which {gone} held"))
     return Exit.DONE
 
 
-def _find(connection: StatusConnection, argument: str) -> tuple[str, str]:
-    """Find the held resource that the user means; return its lockspace and its name."""
+def _name(owner: dict[str, Any]) -> str:
+    """Return the pid of an owner; where that is not known on this host, it is the one that the client has registered."""
+    return (
+        f"pid {owner['number']} of another pid namespace" if owner["pid"] is None else f"pid {owner['pid']}"
+    )
+
+
+def _find(connection: StatusConnection, argument: str) -> dict[str, Any]:
+    """Find the lock that the user means; return what the daemon says of it."""
     disk = find_disk(argument, read_plugin_config())
-    locks = [(lock["lockspace"], lock["resource"], lock["path"]) for lock in connection.locks()]
+    locks = list(connection.locks())
     wanted = {resource[:2] for resource in disk.resources}
     for match in (
-        [lock[:2] for lock in locks if lock[:2] in wanted],
-        [lock[:2] for lock in locks if lock[2] == os.path.abspath(argument)],
-        [lock[:2] for lock in locks if lock[1] == argument],
+        [lock for lock in locks if (lock["lockspace"], lock["resource"]) in wanted],
+        [lock for lock in locks if lock["path"] == os.path.abspath(argument)],
+        [lock for lock in locks if lock["resource"] == argument],
     ):
         if len(match) == 1:
             return match[0]
         if match:
-            places = ", ".join(lockspace or "no lockspace" for lockspace, _ in match)
+            places = ", ".join(lock["lockspace"] or "no lockspace" for lock in match)
             raise Failure(f"{argument} is held in several lockspaces ({places}): name the locked file")
     raise Failure(f"nobody holds {argument}", Exit.NO)

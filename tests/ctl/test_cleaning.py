@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from lockd.client.connection import LockConnection
 from lockd.client.errors import Busy
 from lockd.client.resource import Resource
 from lockd.ctl import clean
 from lockd.wire.lock import Owner
+from tests.container import Container
 from tests.ctl.conftest import Host
 from tests.kernel_locks import locks_on
 from tests.private_daemon import private_daemon
@@ -45,6 +48,16 @@ def test_the_lock_of_an_owner_that_is_gone_is_released_and_that_is_logged(host: 
             f'"gone" (pid {owner.pid}) is gone: an administrator releases its lock on {disk}'
             in host.daemon.log.read_text()
         )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
+def test_an_owner_without_a_pid_on_this_host_is_named_by_that_in_its_container(host: Host) -> None:
+    disk = host.disk("disk")
+    with Container() as container:
+        client = container.start(host.daemon.socket).register(888)
+        assert client.acquire(disk) is None
+        printed = host.lockctl("release", "--force", disk)
+        assert printed == f"released {disk}, which pid 888 of another pid namespace held\n"
 
 
 def test_release_takes_a_resource_by_its_path_or_its_name(host: Host) -> None:
