@@ -458,6 +458,25 @@ def test_a_new_daemon_serves_while_the_old_one_cannot_end(
     guest.release(remote)
 
 
+def test_a_new_daemon_serves_while_the_check_of_the_next_program_hangs(
+    stage: Stage, daemon: PrivateDaemon, filesystem: HangingFilesystem, remote: Path, bystander: Bystander
+) -> None:
+    """The process that is asked for its version hangs when it closes its copy of the disk's descriptor."""
+    stage.start_guest(daemon).acquire(remote)
+    before = filesystem.arrived("flush")
+    filesystem.hang("flush")
+    daemon.signal(signal.SIGUSR1)
+    filesystem.wait_for("flush", before + 1)
+    daemon.signal(signal.SIGTERM)
+    with pytest.raises(ConnectionResetError):
+        bystander.guest.reply()
+    guest = stage.start_guest(stage.start_daemon())
+    guest.acquire(bystander.disk)
+    guest.release(bystander.disk)
+    filesystem.release_all()
+    assert daemon.process.wait(TOO_LONG) == 0
+
+
 def test_a_file_system_that_is_mounted_while_the_daemon_runs_is_known_to_be_slow(
     stage: Stage, daemon: PrivateDaemon, make_guest: MakeGuest, bystander: Bystander
 ) -> None:

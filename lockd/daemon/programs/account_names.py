@@ -5,10 +5,9 @@ nsswitch.conf(5) asks for. Within this process, that would end its locks on thes
 for a server of accounts, as no client of the daemon has to (Invariant 3).
 """
 
-import subprocess
 from typing import Final
 
-import trio
+from lockd.daemon import other_programs
 
 _SECONDS: Final = 5.0
 """How many seconds a lookup may take."""
@@ -47,17 +46,9 @@ class AccountNames:
 
 
 async def _look_up(database: str, number: int) -> str | None:
-    with trio.move_on_after(_SECONDS):
-        try:
-            found = await trio.run_process(
-                ["getent", database, str(number)],
-                stdin=subprocess.DEVNULL,
-                capture_stdout=True,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-        except (OSError, RuntimeError, ExceptionGroup):
-            # There is no such program, or no thread or descriptor to start it and read what it says.
-            return None
-        return found.stdout.partition(b":")[0].decode(errors="surrogateescape") or None
-    return None
+    try:
+        found = await other_programs.run(["getent", database, str(number)], _SECONDS)
+    except (OSError, RuntimeError):
+        # There is no such program, or no thread or descriptor to start it and read what it says.
+        return None
+    return None if found is None else found.stdout.partition(b":")[0].decode(errors="surrogateescape") or None

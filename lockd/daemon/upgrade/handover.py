@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from lockd.daemon import systemd
+from lockd.daemon import other_programs, systemd
 from lockd.daemon.daemon import Daemon
 from lockd.daemon.failure import Failure
 from lockd.daemon.start.options import Options
@@ -28,12 +27,6 @@ from lockd.daemon.upgrade.leftovers import unknown_files
 from lockd.daemon.upgrade.state import describe, descriptors, unfinished
 from lockd.libvirt.lock_daemons import LockDaemon, identify
 from lockd.libvirt.state_document import VIRTLOCKD_SIZE_MAX
-
-# A child process first closes its copies of all descriptors. If a file is on a hung server, close(2) does not
-# return before the server answers. With vfork(2), the daemon would wait for that, and all clients too.
-# posix_spawn(3), which Python 3.13 and later prefer, waits in the same way.
-subprocess._USE_VFORK = False  # type: ignore[misc]  # Python documents it as a switch
-subprocess._USE_POSIX_SPAWN = False  # type: ignore[misc]  # and this one too
 
 _CHECK_SECONDS: Final = 30
 """How many seconds the check of the next program may take, and for how many seconds its result is valid."""
@@ -108,28 +101,22 @@ class HandOver:
         :raises Failure: it does not start, does not accept the arguments, or is not a lock daemon.
         """
         command = [self._program, *self._arguments[1:], "--version"]
-        with trio.move_on_after(_CHECK_SECONDS):
-            try:
-                result = await trio.run_process(
-                    command, capture_stdout=True, capture_stderr=True, check=False
-                )
-            except OSError as error:
-                raise Failure(f"{self._program}: cannot be run: {error.strerror}") from None
-            except RuntimeError as error:
-                # trio starts programs in a thread, and there may be none (threading.Thread.start).
-                raise Failure(f"{self._program}: cannot be run: {error}") from None
-            except ExceptionGroup as errors:
-                # trio reads what the program says in tasks of their own, whose errors come in a group.
-                raise Failure(f"{self._program}: cannot be watched: {errors.exceptions[0]}") from None
-            if result.returncode != 0:
-                said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
-                said = " ".join(said.split())
-                raise Failure(f"{self._program} --version ended with {result.returncode}: {said}")
-            successor = identify(result.stdout)
-            if successor is not None:
-                return successor
+        try:
+            result = await other_programs.run(command, _CHECK_SECONDS)
+        except OSError as error:
+            raise Failure(f"{self._program}: cannot be run: {error.strerror}") from None
+        except RuntimeError as error:
+            raise Failure(f"{self._program}: cannot be run: {error}") from None
+        if result is None:
+            raise Failure(f"{self._program} --version did not end within {_CHECK_SECONDS} seconds")
+        if result.returncode != 0:
+            said = result.stderr.decode(errors="replace").strip()[-_MESSAGE_MAX:]
+            said = " ".join(said.split())
+            raise Failure(f"{self._program} --version ended with {result.returncode}: {said}")
+        successor = identify(result.stdout)
+        if successor is None:
             raise Failure(f"{self._program}: is no lock daemon, according to its --version")
-        raise Failure(f"{self._program} --version did not end within {_CHECK_SECONDS} seconds")
+        return successor
 
     def _replace_program(self, successor: LockDaemon) -> NoReturn:
         """Write the state and execute the next program. This never returns.
