@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.faults import life, player, tracer
+from tests.faults import life, player, start, tracer
 from tests.faults.checks import Finding, nothing_given_away, table_and_kernel_agree
 from tests.faults.errnos import NOT_PLAYED, PAGES
 from tests.faults.peer import Peer, PeerLost
@@ -28,6 +29,19 @@ def guest(world: World) -> Iterator[Peer]:
     peer.register()
     yield peer
     world.end_peers()
+    world.end_daemon()
+
+
+@pytest.fixture
+def failed_start(world: World) -> Iterator[Path]:
+    """A start has failed, in this directory. The daemon could not listen, as there is a directory in the socket's place."""
+    start.prepare(world)
+    directory = world.directory / "daemon" / "run"
+    obstacle = directory / "libvirt" / "virtlockd-sock"
+    obstacle.mkdir(parents=True, exist_ok=True)
+    start.play(world)
+    obstacle.rmdir()
+    yield directory
     world.end_daemon()
 
 
@@ -90,6 +104,23 @@ def test_a_descriptor_that_stays_open(world: World, guest: Peer) -> None:
     world.check_clean()
     with world.daemon.connect(), pytest.raises(Finding, match="descriptors stay open"):
         world.check_clean(seconds=0.2)
+
+
+def test_a_start_that_fails_as_it_should(world: World, failed_start: Path) -> None:
+    start.check_failed_start(world)
+
+
+def test_a_failed_start_that_leaves_its_pid_file(world: World, failed_start: Path) -> None:
+    (failed_start / "virtlockd.pid").write_text(f"{world.daemon.pid}\n")
+    with pytest.raises(Finding, match=r"a failed start leaves .*virtlockd\.pid"):
+        start.check_failed_start(world)
+
+
+def test_a_failed_start_that_says_too_much(world: World, failed_start: Path) -> None:
+    with world.daemon.log.open("a") as log:
+        log.write("another line\n")
+    with pytest.raises(Finding, match="a failed start says 2 lines"):
+        start.check_failed_start(world)
 
 
 def test_a_daemon_that_does_not_answer(world: World, guest: Peer) -> None:
