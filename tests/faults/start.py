@@ -55,7 +55,7 @@ def check_failed_start(world: World) -> None:
         f"a failed start says {len(lines)} lines: {lines}",
     )
     left = world.runtime_files()
-    if _PID_FILE_UNKNOWN.search(hit(world.trace) or "") and not world.pid_file():
+    if PID_FILE in left and _PID_FILE_UNKNOWN.search(hit(world.trace) or "") and not world.pid_file():
         left.remove(PID_FILE)
     require(not left, f"a failed start leaves {left}")
 
