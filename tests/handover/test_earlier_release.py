@@ -299,15 +299,16 @@ def test_a_process_that_has_entered_a_container_is_one_of_it(
     with control, theirs:
         arguments = [sys.executable, "-IS", "-c", ENTERED, str(theirs.fileno()), str(daemon.socket)]
         enter = ["nsenter", "--target", str(member.pid), "--pid", "--", *arguments]
-        with subprocess.Popen(enter, pass_fds=[theirs.fileno()]) as entered:
+        with subprocess.Popen(enter, pass_fds=[theirs.fileno()]):
             number, (connection,), _, _ = socket.recv_fds(control, 16, 1)
-            with RawClient(socket.socket(fileno=connection), int(number)):
-                upgrade_with(daemon, program, EARLIER)
-                stranger.kill()
-                stranger.wait()
-                assert is_held(disk, daemon)
-            container.end()
-            entered.wait()
+            try:
+                with RawClient(socket.socket(fileno=connection), int(number)):
+                    upgrade_with(daemon, program, EARLIER)
+                    stranger.kill()
+                    stranger.wait()
+                    assert is_held(disk, daemon)
+            finally:
+                container.end()
 
 
 @needs_root
