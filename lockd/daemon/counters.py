@@ -36,14 +36,14 @@ class Counters:
         """Return the values of all counters, by their names."""
         return {name: getattr(self, name) for name in _NAMES}
 
-    def adopt(self, told: Mapping[str, Any]) -> None:
+    def adopt(self, values: Mapping[str, Any]) -> None:
         """Continue from the counters of the program before this one, and count one more live upgrade.
 
-        :param told: what ``describe`` returned in the program before. A counter that is missing, or that has
+        :param values: what ``describe`` returned in the program before. A counter that is missing, or that has
             another form than here, keeps its value.
         """
         for name in _NAMES:
-            value = told.get(name)
+            value = values.get(name)
             if _is_like(value, getattr(self, name)):
                 setattr(self, name, value)
         self.upgrades += 1

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
-from lockd.daemon.owner_process import owner_name
 from lockd.daemon.rate_limit import RateLimit, Shortage, faults
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
@@ -303,8 +302,7 @@ class Server(Service):
     def fault(self, session: Session, call: Frame) -> bytes:
         """Log the exception that is being handled, and encode the error reply. See ``Service.fault``."""
         if faults.allows():
-            who = owner_name(session.peer_pid, session.owner)
-            _logger.exception("a call of client %d, %s, met a fault of the daemon", session.id, who)
+            _logger.exception("a call of %s, met a fault of the daemon", session.describe())
         return error_reply(call, internal_error("the daemon could not carry out the call; its log says why"))
 
     def _error(self, call: Frame) -> str:
@@ -340,8 +338,7 @@ def refuse(session: Session, call: Frame, error: ErrorReply) -> bytes:
     :returns: the bytes of the reply.
     """
     if _refusals.allows():
-        who = owner_name(session.peer_pid, session.owner)
-        _logger.error("client %d, %s, was refused: %s", session.id, who, error.message)
+        _logger.error("%s, was refused: %s", session.describe(), error.message)
     return error_reply(call, error)
 
 

@@ -10,7 +10,7 @@ import socket
 from time import time
 from typing import Final, TypeAlias
 
-from lockd.daemon.owner_process import OwnerProcess
+from lockd.daemon.owner_process import OwnerProcess, owner_name
 from lockd.daemon.rate_limit import RateLimit, Shortage, faults
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
@@ -174,6 +174,10 @@ class Session(Flushable):
     def is_open(self) -> bool:
         """Return whether the connection is open."""
         return self._state is not _CLOSED
+
+    def describe(self) -> str:
+        """Return a description of the client for error messages and the log: its number, and its owner or process."""
+        return f"client {self.id}, {owner_name(self.peer_pid, self.owner)}"
 
     @property
     def unsent(self) -> bytes:

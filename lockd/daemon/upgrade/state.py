@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lockd.daemon.daemon import Daemon
-from lockd.daemon.owner_process import OwnerProcess, owner_name
+from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.owners import Owners
 from lockd.daemon.server import LOCK_SERVER, Server
 from lockd.daemon.session import Session
@@ -100,8 +100,7 @@ def unfinished(daemon: Daemon) -> str | None:
             return f"{process.describe()} is being killed"
     for session in daemon.lock_server.sessions.values():
         if session.waiting_call is not None or session.unsent or session.reader.unfinished != (b"", 0):
-            name = owner_name(session.peer_pid, session.owner)
-            return f"client {session.id}, {name}, has sent half a call, or not read a reply"
+            return f"{session.describe()}, has sent half a call, or not read a reply"
     return None
 
 
