@@ -12,13 +12,10 @@ from lockd.daemon.counters import Counters
 from lockd.daemon.owner_process import OwnerProcess
 from lockd.daemon.owners import Owners
 from lockd.daemon.reactor import Reactor
-from lockd.daemon.session import Service, Session
+from lockd.daemon.server import LOCK_SERVER, Limits, Server
+from lockd.daemon.session import Session
 from lockd.daemon.tasks import Tasks
 from lockd.wire.lock import Owner
-
-
-class _Unused(Service):
-    payload_kept = 0
 
 
 def _no_memory(_key: int) -> None:
@@ -36,7 +33,15 @@ async def test_no_pidfd_is_left_open_when_the_locks_of_an_ended_owner_cannot_be_
         with theirs:
             reactor = Reactor(lambda: None)
             owners = Owners(reactor, Tasks(nursery), Counters(), _no_memory, lambda _key: True)
-            session = Session(_Unused(), reactor, ours, 1)
+            server = Server(
+                LOCK_SERVER,
+                reactor,
+                Limits(1, 1),
+                setting="max_clients",
+                payload_kept=0,
+                on_end=owners.session_ended,
+            )
+            session = Session(server, reactor, ours, 1)
             owners.adopt(OwnerProcess(os.getpid(), details, os.getpid(), pidfd))
             before = os.listdir("/proc/self/fd")
             with pytest.raises(MemoryError):
