@@ -10,7 +10,7 @@ import resource
 from contextlib import suppress
 from typing import Final
 
-from lockd.daemon.rate_limit import Shortage
+from lockd.daemon.rate_limit import Trouble
 from lockd.linux.task_limit import TaskLimit, tasks_of_host, tasks_of_user, user_task_limit
 
 _NEARLY: Final = 0.9
@@ -26,9 +26,9 @@ class Headroom:
     """Looks at the limits, and warns once in an episode if one of them is near."""
 
     def __init__(self) -> None:
-        self._descriptors = Shortage(_logger)
-        self._tasks = Shortage(_logger)
-        self._user_tasks = Shortage(_logger)
+        self._descriptors = Trouble(_logger)
+        self._tasks = Trouble(_logger)
+        self._user_tasks = Trouble(_logger)
         self._task_limit = TaskLimit()
         self._looks = 0
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from lockd.daemon.rate_limit import Shortage
+from lockd.daemon.rate_limit import Trouble
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux.mount_table import MountChanges, parse
@@ -31,7 +31,7 @@ class MountWatch:
         # ``MountChanges`` reports what changes from now on. So a change while ``look`` reads the mounts is
         # not missed.
         self._outdated = True
-        self._unreadable = Shortage(_logger)
+        self._unreadable = Trouble(_logger)
         self.look()
 
     def look(self) -> None:

@@ -46,11 +46,11 @@ faults: Final = RateLimit(logging.getLogger(__name__), "faults of the daemon", _
 or a lack of memory explains."""
 
 
-class Shortage:
-    """Something that may run out. It is logged once in an episode, as a warning.
+class Trouble:
+    """Something that may go wrong for a while, such as a limit that is reached. It is logged once in an episode, as a warning.
 
-    An episode ends when the shortage was not seen for a minute. So a limit that is reached again and again is
-    one episode.
+    An episode ends when the trouble was not seen for a minute. So a limit that is reached again and again is one
+    episode.
 
     :param logger: where it is logged.
     """
@@ -60,9 +60,9 @@ class Shortage:
         self._seen_at = -_EPISODE_SECONDS
 
     def seen(self, message: str, *arguments: object) -> None:
-        """Log the shortage if this is a new episode. To be called as long as the shortage lasts.
+        """Log the trouble if this is a new episode. To be called as long as the trouble lasts.
 
-        :param message: what has run out, and what to do about it; the format of a log message.
+        :param message: what is wrong, and what to do about it; the format of a log message.
         :param arguments: the arguments of the format.
         """
         now = monotonic()

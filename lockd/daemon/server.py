@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
-from lockd.daemon.rate_limit import RateLimit, Shortage, faults
+from lockd.daemon.rate_limit import RateLimit, Trouble, faults
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.daemon.session import NO_REPLY, Reply, Service, Session
 from lockd.wire import keepalive
@@ -38,7 +38,7 @@ ProgramKey: TypeAlias = tuple[int, int]
 _logger = logging.getLogger(__name__)
 _refusals = RateLimit(_logger, "refused calls")
 _foreigners = RateLimit(_logger, "refused connections")
-_out_of_resources = Shortage(_logger)
+_out_of_resources = Trouble(_logger)
 
 
 class Handler:
@@ -148,7 +148,7 @@ class Server(Service):
         self._handlers: dict[bytes, Handler] = {}
         self._on_end = on_end
         self._setting = setting
-        self._full = Shortage(_logger)
+        self._full = Trouble(_logger)
         self._accepting = False
 
     def add_program(self, program: Program) -> None:

@@ -11,7 +11,7 @@ from time import time
 from typing import Final, TypeAlias
 
 from lockd.daemon.owner_process import OwnerProcess, owner_name
-from lockd.daemon.rate_limit import RateLimit, Shortage, faults
+from lockd.daemon.rate_limit import RateLimit, Trouble, faults
 from lockd.daemon.reactor import HUNG_UP, READABLE, WRITABLE, Flushable, Reactor
 from lockd.daemon.session_state import TRANSITIONS, WATCHED, SessionEvent, SessionState
 from lockd.linux.peers import credentials_of
@@ -56,7 +56,7 @@ _CLOSED: Final = SessionState.CLOSED
 
 _logger = logging.getLogger(__name__)
 _invalid = RateLimit(_logger, "invalid frames")
-_memory = Shortage(_logger)
+_memory = Trouble(_logger)
 
 
 class Service:

@@ -16,7 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import trio
 
-from lockd.daemon.rate_limit import Shortage
+from lockd.daemon.rate_limit import Trouble
 from lockd.locks.errors import SystemCallFailed
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class SlowCalls:
         self._may_begin = trio.Event()
         self._may_begin.set()
         self._upgrade_waits = False
-        self._shortage = Shortage(_logger)
+        self._trouble = Trouble(_logger)
 
     async def run(self, queue: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in a worker thread, as soon as its file system has a thread free.
@@ -108,7 +108,7 @@ class SlowCalls:
             except Exception as error:
                 if began:
                     raise
-                self._shortage.seen("calls of %s wait or fail: %s", queue, _NO_THREAD)
+                self._trouble.seen("calls of %s wait or fail: %s", queue, _NO_THREAD)
                 raise NoThread(queue) from error
             finally:
                 del self._under_way[call]

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from lockd.daemon.failure import Failure
-from lockd.daemon.rate_limit import Shortage
+from lockd.daemon.rate_limit import Trouble
 from lockd.daemon.reactor import READABLE, FunctionWatcher, Reactor
 from lockd.libvirt.addresses import Addresses
 
@@ -31,7 +31,7 @@ _WATCHDOG_RETRY: Final = 0.05
 """After which part of its interval the watchdog is notified again if systemd has not taken the notification."""
 
 _logger = logging.getLogger(__name__)
-_deaf = Shortage(_logger)
+_deaf = Trouble(_logger)
 _waiting: Final[list[tuple[str, ...]]] = []
 
 
