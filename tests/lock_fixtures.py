@@ -71,7 +71,7 @@ def tree(tmp_path: Path, mounts: None) -> Path:
     """A directory on a local file system of its own, in a mount namespace for this test."""
     directory = tmp_path / "tree"
     directory.mkdir()
-    mount("tmpfs", directory)
+    mount("tmpfs", directory, "mode=755")
     return directory
 
 

@@ -46,6 +46,24 @@ def _writable_on_the_way(directory: str, links_max: int) -> bool:
     return False
 
 
+def others_can_replace_entry(path: str, status: os.stat_result | None) -> bool:
+    """Return whether a user other than root and this process's own can replace one entry of a directory, or make it.
+
+    In a directory like /tmp, which all may write to and which has the sticky bit, they can replace what they own, and
+    make what is missing.
+
+    :param path: the absolute path of the entry.
+    :param status: the result of lstat(2) for it; None if it is not there.
+    :returns: False if nobody else may write to the directory.
+    """
+    if status is not None and status.st_uid in (_ROOT, os.geteuid()):
+        return False
+    try:
+        return bool(os.lstat(os.path.dirname(path)).st_mode & _WRITABLE_BY_OTHERS)
+    except (OSError, ValueError):
+        return False  # there is no such directory, nor a name with a NUL
+
+
 def others_can_change(status: os.stat_result) -> bool:
     """Return whether a user other than root and this process's own can replace what is in a directory, or a link.
 

@@ -170,13 +170,22 @@ def test_a_path_into_the_mounts_of_another_process_hangs_nobody_else(
         guest.release(images / "disk")
 
 
+@pytest.mark.parametrize(("mode", "owned"), [(0o755, "home"), (0o1777, "home/images")], ids=["home", "tmp"])
 def test_a_directory_that_its_owner_replaces_by_a_link_to_a_hung_server_hangs_nobody_else(
-    filesystem: HangingFilesystem, remote: Path, make_guest: MakeGuest, bystander: Bystander, tmp_path: Path
+    filesystem: HangingFilesystem,
+    remote: Path,
+    make_guest: MakeGuest,
+    bystander: Bystander,
+    tmp_path: Path,
+    mode: int,
+    owned: str,
 ) -> None:
+    """In a directory like /tmp they need not own the directory above."""
     home = tmp_path / "home"
     (home / "images").mkdir(parents=True)
     (home / "images" / "disk").touch()
-    os.chown(home, 1000, 1000)
+    home.chmod(mode)
+    os.chown(tmp_path / owned, 1000, 1000)
     guest = make_guest()
     guest.acquire(home / "images" / "disk")
     guest.release(home / "images" / "disk")

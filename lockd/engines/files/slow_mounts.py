@@ -11,7 +11,7 @@ from typing import Final
 
 from lockd.linux.file_systems import lists_locks, may_block
 from lockd.linux.mount_table import Mount, MountTable
-from lockd.linux.replaceable import others_can_change
+from lockd.linux.replaceable import others_can_change, others_can_replace_entry
 
 _CACHE_MAX: Final = 4096
 
@@ -124,12 +124,15 @@ class SlowMounts:
             mounts.append(self._mounts.entered(mounts[-1], here))
             if may_block(mounts[-1].kind):
                 continue
+            status: os.stat_result | None = None
+            target: str | None = None
             try:
                 status = os.lstat(here)
                 target = os.readlink(here) if stat.S_ISLNK(status.st_mode) else None
             except (OSError, ValueError):
-                continue  # nothing that could be opened either, such as a name with a NUL
-            if to_go and others_can_change(status):
+                pass  # nothing that could be opened now, such as a name with a NUL
+            may_change = status is not None and bool(to_go) and others_can_change(status)
+            if may_change or others_can_replace_entry(here, status):
                 return self._slow(os.path.normpath("/".join((here, *reversed(to_go))))) or here, here
             if target is None:
                 continue

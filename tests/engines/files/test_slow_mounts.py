@@ -68,6 +68,27 @@ def test_what_another_user_can_replace_may_lead_anywhere(tree: Path) -> None:
         assert slow_mount(home / "images" / "disk") == place
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory to another user needs root")
+def test_in_a_directory_like_tmp_another_user_can_replace_what_they_own_and_make_what_is_missing(
+    tree: Path,
+) -> None:
+    tree.chmod(0o1777)
+    for name in ("own", "foreign"):
+        (tree / name).mkdir()
+        (tree / f"{name} link").symlink_to(tree / "own")
+    os.chown(tree / "foreign", 1000, 1000)
+    os.chown(tree / "foreign link", 1000, 1000, follow_symlinks=False)
+    for name in ("own", "own link"):
+        assert slow_mount(tree / name / "disk") is None
+    for name in ("foreign", "foreign link", "missing"):
+        assert slow_mount(tree / name / "disk") == str(tree / name)
+        assert slow_mount(tree / name / "images" / "disk") == str(tree / name)
+    assert slow_mount(tree / "disk") is None  # open(2) does not follow this one
+    tree.chmod(0o755)
+    for name in ("foreign", "foreign link", "missing"):
+        assert slow_mount(tree / name / "disk") is None
+
+
 def test_the_kernel_lists_no_locks_of_fuse(tree: Path) -> None:
     """A FUSE server keeps the locks itself. Nobody asks this one for anything, so it need not answer."""
     slow, hung = mount_slow(tree / "slow"), tree / "hung"
