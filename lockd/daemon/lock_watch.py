@@ -81,6 +81,8 @@ class LockWatch:
                 by_queue.setdefault(doubt.queue, []).append((resource, hold, doubt.work))
         for queue, looks in by_queue.items():
             if queue not in self._looking:
+                # Each starts a thread. If those of thousands of block devices started at once, all clients would wait.
+                await trio.lowlevel.checkpoint()
                 self._looking.add(queue)
                 self._tasks.start(self._look_slowly, queue, looks)
 

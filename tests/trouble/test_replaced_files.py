@@ -144,6 +144,25 @@ async def test_no_look_begins_where_a_call_hangs(tmp_path: Path) -> None:
         await until(lambda: [resource.doubt for resource in table] == [LOST, LOST])
 
 
+async def test_the_looks_at_many_file_systems_begin_one_by_one(tmp_path: Path) -> None:
+    """Each is made by a thread of its own. Clients are served between their starts."""
+    lockspaces = [tmp_path / str(number) for number in range(100)]
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with slow_watch(*lockspaces) as (_, _, table, watch), trio.open_nursery() as client:
+        client.start_soon(take_turns)
+        await watch.look(slow=True)
+        assert turns >= len(lockspaces)
+        client.cancel_scope.cancel()
+        await until(lambda: all(resource.doubt == LOST for resource in table))
+
+
 async def test_no_look_begins_while_an_upgrade_waits(tmp_path: Path) -> None:
     lockspace = tmp_path / "lockspace"
     async with slow_watch(lockspace) as (nursery, slow_calls, table, watch):
