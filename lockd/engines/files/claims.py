@@ -23,15 +23,17 @@ class Claim(Hold):
     :ivar identity: what identifies the inode.
     :ivar fd: the descriptor to lock.
     :ivar parked: further descriptors of the inode, which are closed when the claim ends; None if there are none.
+    :ivar is_ending: whether the file is being closed, or is closed already. The claim has not ended yet.
     """
 
-    __slots__ = ("fd", "holder", "identity", "parked")
+    __slots__ = ("fd", "holder", "identity", "is_ending", "parked")
 
     def __init__(self, holder: Any, identity: Identity, fd: int) -> None:
         self.holder = holder
         self.identity = identity
         self.fd = fd
         self.parked: list[int] | None = None
+        self.is_ending = False
 
     @property
     def is_open(self) -> bool:

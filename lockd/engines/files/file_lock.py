@@ -32,6 +32,9 @@ _TRIES: Final = 20
 """How often work is done at most that meets files which other hosts remove meanwhile. Each time, somebody else has had
 the lock. Of two daemons that took one lease as fast as they could, one met this in a quarter of its attempts."""
 
+_ENDING_SECONDS: Final = 1.0
+"""For how many seconds to wait for a claim that is ending. Closing its file may hang, and then it is in the way."""
+
 _REMOVED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 """Errors that say that somebody else has removed a file. For an open file, or one that this host remembers, it is
 ESTALE (nfs(5))."""
@@ -147,7 +150,8 @@ def claim_refused(name: str, refused: Claimed) -> LockError:
     """Return the error of a call that needs an inode that is claimed.
 
     A claim that is held for nothing is that of a call that creates or deletes the file, and soon ends. So whoever asks
-    for the file waits for its turn: nobody holds it.
+    for the file waits for its turn: nobody holds it. A claim that is ending may even be that of another file, which was
+    removed and whose inode number the file has got.
 
     :param name: the resource's name.
     :param refused: the refusal of the registry.
@@ -158,7 +162,8 @@ def claim_refused(name: str, refused: Claimed) -> LockError:
         return TryAgain(Busy(name, None), math.inf)
     if isinstance(refused, Related):
         holder = RelatedHolder(holder, path_of(refused.claim), refused.relation)
-    return Busy(name, holder)
+    busy = Busy(name, holder)
+    return TryAgain(busy, _ENDING_SECONDS) if refused.claim.is_ending else busy
 
 
 def path_of(claim: Claim) -> str:

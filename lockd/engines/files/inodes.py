@@ -386,9 +386,12 @@ class Inodes:
         """Close the abandoned descriptors that no new claim has taken over. This may block: call it in a worker thread."""
         with self._mutex:
             abandoned = [claim for claim in self._claims.values() if claim.holder is ABANDONED]
-            for claim in abandoned:
-                claim.holder = None
         for claim in abandoned:
+            # Only now: closing the one before may hang, and this one can be taken over until its own turn has come.
+            with self._mutex:
+                if claim.holder is not ABANDONED:
+                    continue
+                claim.holder = None
             with suppress(OSError):
                 self.unlock_and_close(claim)
 
@@ -409,11 +412,13 @@ class Inodes:
     def close(self, claim: Claim) -> None:
         """Close every descriptor of the inode, which ends the lock, and then end the claim.
 
-        In this order, as nobody else may lock the inode before the last descriptor is closed (Invariant 1).
+        In this order, as nobody else may lock the inode before the last descriptor is closed (Invariant 1). Once a
+        removed file is closed, a new file may get its inode number, before the claim has ended.
 
         :param claim: the claim.
         :raises OSError: close(2) reported an error for the locked descriptor. It is closed, and the claim has ended.
         """
+        claim.is_ending = True
         try:
             if claim.fd != NOT_OPEN:
                 _close(claim.fd)

@@ -21,10 +21,12 @@ from lockd.linux import record_locks
 from lockd.linux.block_devices import whole
 from lockd.linux.file_identity import identity_of
 from lockd.locks.engine import Engine
-from lockd.locks.errors import Busy
+from lockd.locks.errors import Busy, TryAgain
 from lockd.locks.resource import Resource
 from tests.kernel_locks import KernelLock, locks_of, locks_on
 from tests.lock_fixtures import loop_device
+from tests.trouble.hanging_filesystem import can_mount, mounted
+from tests.waiting import wait_until
 from tests.without_descriptors import without_descriptors
 
 ROUNDS = 200
@@ -338,6 +340,28 @@ def test_the_next_claim_takes_over_an_abandoned_descriptor(disk: Path, alias: Pa
     inodes.close(claim)
 
 
+def test_an_abandoned_descriptor_can_be_taken_over_while_closing_another_hangs(
+    disk: Path, tmp_path: Path
+) -> None:
+    if not can_mount():
+        pytest.skip("mounting a FUSE file system needs root and /dev/fuse")
+    inodes = Inodes()
+    with mounted(tmp_path / "server") as server:
+        server.make("disk")
+        inodes.adopt(os.open(server.path / "disk", os.O_RDWR), ABANDONED)
+        inodes.adopt(os.open(disk, os.O_RDWR), ABANDONED)
+        server.hang("everything")
+        closing = threading.Thread(target=inodes.close_abandoned)
+        closing.start()
+        wait_until(server.hangs, "closing hangs")
+        claim = inodes.open_pinned(str(disk), os.O_RDWR, "guest")
+        server.release_all()
+        closing.join(10)
+        assert descriptors_of(disk) == 1
+        inodes.close(claim)
+    assert inodes.descriptors() == []
+
+
 def test_a_descriptor_that_stays_abandoned_is_closed(disk: Path) -> None:
     inodes = Inodes()
     inodes.adopt(os.open(disk, os.O_RDWR), ABANDONED)
@@ -496,7 +520,7 @@ Take = Callable[[Inodes, Resource], Claim]
 def try_to_take(take: Take, inodes: Inodes, wanted: Resource) -> bool:
     try:
         wanted.hold = take(inodes, wanted)
-    except Busy:
+    except (Busy, TryAgain):
         return False
     return True
 
@@ -582,3 +606,33 @@ def test_a_lock_granted_while_a_thread_drops_another_on_the_inode_is_kept(disk: 
             drop(inodes, next_one)
         assert descriptors_of(disk) == 0
     worker.join()
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_a_new_file_is_not_refused_for_a_removed_one_whose_number_it_has(tmp_path: Path) -> None:
+    """ext4 and others give the number of a removed file to the next new one, at once."""
+    inodes = Inodes()
+
+    def take_and_drop(path: Path, take: Take) -> None:
+        lease = resource(path, autocreate=True)
+        with suppress(TryAgain):
+            lease.hold = take(inodes, lease)
+            drop(inodes, lease)
+
+    refused: list[Busy] = []
+
+    def take_in_thread(number: int) -> None:
+        for _ in range(10):
+            try:
+                take_and_drop(tmp_path / "slow", file_lock.take_pinned)
+            except Busy as busy:
+                refused.append(busy)
+
+    worker = Worker(take_in_thread)
+    for _ in range(ROUNDS):
+        worker.start_round()
+        for _ in range(10):
+            take_and_drop(tmp_path / "fast", file_lock.take)
+        worker.end_round()
+    worker.join()
+    assert refused == []
