@@ -44,9 +44,7 @@ _OWNER_ENDED = re.compile(
 )
 """Faults that say that the owner's process has ended. The daemon has to believe them, and refuses to register it."""
 
-_STATE_MISSING = re.compile(
-    r"^(openat|newfstatat)\(.*virtlockd-restart-exec\.json.* (ENOENT|ENOTDIR|ELOOP|EISDIR|ENXIO) "
-)
+_STATE_MISSING = re.compile(r"^openat\(.*virtlockd-restart-exec\.json.* (ENOENT|ENOTDIR|ELOOP|ENXIO) ")
 """Faults that say that there is no state of the program before. The daemon has to believe them, as at each ordinary start.
 It keeps the inherited locks, though it knows nothing of them."""
 

@@ -19,8 +19,8 @@ _SIZE_MAX: Final = 2**30
 """The size of the largest state file that is read, in bytes: that of some three million locks."""
 
 
-_NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR))
-"""The errors of open(2) and read(2) for what is no file: a symbolic link, a socket, a directory."""
+_NO_FILE: Final = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR))
+"""The errors of open(2) if there is no file: there is nothing, a symbolic link or a socket."""
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -70,26 +70,35 @@ def read(path: Path) -> dict[str, Any] | None:
     :returns: the state, or None if there is no state of this process.
     :raises OSError: there may be one, and it cannot be read, or it cannot be told whose it is.
     """
-    try:
-        with open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS)) as file:
-            status = os.fstat(file.fileno())
-            if (
-                not stat.S_ISREG(status.st_mode)
-                or status.st_uid != os.geteuid()
-                or status.st_size > _SIZE_MAX
-            ):
-                return None
-            data = file.read(_SIZE_MAX)
-        state = json.loads(data.decode("utf-8", "surrogateescape"))
-    except FileNotFoundError:
+    data = _content(path)
+    if data is None:
         return None
+    try:
+        state = json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return state if isinstance(state, dict) and _is_own(state) else None
+
+
+def _content(path: Path) -> bytes | None:
+    """Return the content of a file of this user, or None if there is no such file.
+
+    :raises OSError: it cannot be read, or it cannot be told whether it is one.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
     except OSError as error:
         if error.errno in _NO_FILE:
             return None
         raise
-    except (ValueError, RecursionError):
-        return None
-    return state if isinstance(state, dict) and _is_own(state) else None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > _SIZE_MAX:
+            return None
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(_SIZE_MAX)
+    finally:
+        os.close(fd)
 
 
 def _is_own(state: dict[str, Any]) -> bool:
