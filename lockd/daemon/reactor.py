@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from lockd.daemon.rate_limit import faults
+from lockd.daemon.rate_limit import Trouble, faults
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
@@ -46,6 +46,7 @@ _LONGEST_PAUSE: Final = 60.0
 doubles with each failure."""
 
 _logger = logging.getLogger(__name__)
+_sleepless = Trouble(_logger)
 
 
 class Watcher:
@@ -268,11 +269,15 @@ class Reactor:
             self._waits = True
             try:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-            except OSError:
+            except OSError as error:
                 # trio watches the descriptor in an epoll of its own, which may fail: memory or
                 # fs.epoll.max_user_watches has run out (epoll_ctl(2)). This epoll can be polled all the same.
                 self._cannot_poll = True
-                _report("the reactor cannot sleep until a descriptor is ready, and polls instead")
+                _sleepless.seen(
+                    "the daemon cannot sleep until it is called, and polls instead: %s; raise "
+                    "fs.epoll.max_user_watches (sysctl), or give the host more memory",
+                    os.strerror(error.errno or 0),
+                )
             finally:
                 self._waits = False
 
