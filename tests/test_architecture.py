@@ -346,7 +346,7 @@ def test_the_lock_table_makes_no_system_call() -> None:
         adopted = Resource("/old", "x", "/old/x", table.engine_of("/old"), 0.0, True, False)
         table.adopt(adopted, [1, 3], Hold())
         table.add_owners(adopted, [3, 5])
-        table.replace_owners({5: [4]})
+        table.replace_owners({5: {4}})
         assert not table.end_holdings_of(adopted, 4)
         assert (len(table), len(list(table)), table.lockspaces) == (3, 3, ["/leases", "/old"])
         assert table.find("/old", "x") is adopted

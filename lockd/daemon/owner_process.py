@@ -38,8 +38,8 @@ class OwnerProcess(Watcher):
     :param place: see the variable.
     :ivar key: the number that holdings are stored by. It is the pid, or a negative number if the daemon does not
         know the pid: the pids of two containers may be equal, and belong to two owners.
-    :ivar details: what the latest REGISTER call for this owner said about it. The pid there is one of the
-        client's pid namespace.
+    :ivar details: what the latest REGISTER call for this owner said about it. The pid there is that of ``place``, or
+        one of the client's pid namespace if that is None.
     :ivar pid: the pid of the process in the daemon's pid namespace; None if that is not known.
     :ivar pidfd: the descriptor of the process; None if there was none, or if it is closed.
     :ivar place: another pid namespace that the process is in, and its pid there; None if none is known.

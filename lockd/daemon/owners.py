@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from time import time
 from typing import Final
 
@@ -80,10 +81,10 @@ class Owners:
         return self._processes.get(key)
 
     def number(self, key: int) -> int:
-        """Return the pid of an owner as its clients know it. virtlockd stores holdings by it.
+        """Return the pid of an owner as it knows it itself. virtlockd stores holdings by it.
 
         :param key: its key.
-        :returns: the pid in the clients' pid namespace.
+        :returns: the pid in its own pid namespace, as far as that is known.
         """
         process = self._processes.get(key)
         return max(key, 0) if process is None else process.details.pid
@@ -133,19 +134,23 @@ class Owners:
         :raises Unidentified: it cannot be known which process the client means. Likewise.
         """
         process = self._owner_of(identify(session, details.pid), details)
-        process.details = details
-        self.attach(session, process)
+        # Another client may know it by another pid.
+        place = process.place
+        process.details = details if place is None else replace(details, pid=place.number)
+        self.attach(session, process, details.pid)
 
-    def attach(self, session: Session, process: OwnerProcess) -> None:
+    def attach(self, session: Session, process: OwnerProcess, pid: int) -> None:
         """Have a session acquire and release for an owner.
 
         :param session: the session.
         :param process: the owner.
+        :param pid: its pid as the client has registered it.
         """
         process.sessions += 1
         if session.owner is not None:
             self._remove_session(session.owner)
         session.owner = process
+        session.registered_pid = pid
 
     def _owner_of(self, subject: Subject, details: Owner) -> OwnerProcess:
         """Return the owner that is a process. It takes the pidfd of the subject, or closes it.

@@ -119,6 +119,8 @@ class Session(Flushable):
     :ivar peer_gid: the group id of that process.
     :ivar reader: cuts the received bytes into frames.
     :ivar owner: the owner that the client acquires and releases for; None until it has registered one.
+    :ivar registered_pid: the pid of the owner as the client has registered it; 0 until then. Another client of the
+        owner may know it by another pid: see ``pid_namespaces(7)``.
     :ivar abandoned: whether the daemon has closed the connection because of a fault of its own. Then the owner is
         not fenced and keeps its locks; they end with its process.
     :ivar restricted: whether the client has called RESTRICT. Its further lock calls are refused.
@@ -140,6 +142,7 @@ class Session(Flushable):
         "peer_pid",
         "peer_uid",
         "reader",
+        "registered_pid",
         "restricted",
         "waiting_call",
     )
@@ -158,6 +161,7 @@ class Session(Flushable):
         self.peer_gid = peer.gid
         self.reader = FrameReader(server.payload_kept)
         self.owner: OwnerProcess | None = None
+        self.registered_pid = 0
         self.restricted = False
         self.abandoned = False
         self.waiting_call: Frame | None = None

@@ -4,7 +4,7 @@ A resource is in the table if and only if its lock is held (Invariant 1), but fo
 or to end the lock: it is reserved then, and busy for everybody else.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
 from lockd.locks.engine import Engine, Hold
@@ -267,8 +267,11 @@ class LockTable:
         for key in keys:
             self._add_holding(resource, key)
 
-    def replace_owners(self, replacements: Mapping[int, Iterable[int]]) -> None:
+    def replace_owners(self, replacements: Mapping[int, Set[int]]) -> None:
         """Give the holdings of some owners to others.
+
+        If the holdings of one owner go to several others, each of them gets one of an exclusive resource: none of
+        them has acquired it twice.
 
         :param replacements: the keys of the others, by the key of the owner whose holdings each of them gets.
         """
@@ -276,7 +279,10 @@ class LockTable:
         for resource in self:
             before, resource.holdings = resource.holdings, []
             for key in before:
-                self.add_owners(resource, replacements.get(key, (key,)))
+                others = replacements.get(key, {key})
+                if len(others) > 1 and not resource.shared:
+                    others = others - set(resource.holdings)
+                self.add_owners(resource, others)
 
     def _resources(self, lockspace: str) -> dict[str, Resource]:
         try:

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 
+from lockd.client.errors import Refused as StatusRefused
 from lockd.client.status import StatusConnection
 from lockd.wire import lock
 from lockd.wire.lock import AcquireFlags, Procedure
@@ -24,6 +25,7 @@ from tests.handover.program import Program, answers, refused_upgrade, said, upgr
 from tests.handover.test_kept import call, read_replies
 from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import VIRTLOCKD, PrivateDaemon, private_daemon
+from tests.raw_client import RawClient
 from tests.trouble.guest import Guest, Refused
 from tests.trouble.test_dying_owners import chooses_pids, with_pid
 from tests.waiting import wait_until
@@ -319,6 +321,48 @@ def test_guests_in_containers_are_taken_over(host: Host, make_disk: MakeDisk) ->
         assert locks_on(disks[2]) == [KernelLock("WRITE", daemon.pid)]
         with StatusConnection.connect(daemon.admin_socket) as status:
             assert status.release("", str(disks[2])) == [888]
+
+
+@needs_root
+def test_guests_with_one_number_release_once_however_often_the_daemon_has_changed(
+    host: Host, make_disk: MakeDisk
+) -> None:
+    """virtlockd cannot tell guests of two containers apart, so each of them may hold both disks."""
+    daemon, disks = host.begin("lockd"), [make_disk(), make_disk()]
+    with Container() as container, Container() as other:
+        guests = [each.start(daemon.socket, 777).register() for each in (container, other)]
+        for guest, disk in zip(guests, disks, strict=True):
+            assert guest.acquire(disk) is None
+        for name in ("virtlockd", "lockd") * 3:
+            host.change_to(name)
+        for guest in guests:
+            assert locks_on(disks[0]) == [KernelLock("WRITE", daemon.pid)]
+            assert guest.release(disks[0]) is None
+        assert locks_on(disks[0]) == []
+
+
+@needs_root
+def test_a_guest_in_a_container_is_itself_though_the_host_knows_it_by_another_pid(
+    host: Host, make_disk: MakeDisk
+) -> None:
+    daemon, disk = host.begin("lockd"), make_disk()
+    with Container() as container:
+        guest = container.start(daemon.socket, 777)
+        client = guest.register()
+        assert client.acquire(disk) is None
+        with RawClient(daemon, guest.pid) as libvirtd:
+            assert libvirtd.create_lockspace("") is None
+        for name in ("virtlockd", "lockd"):
+            host.change_to(name)
+            assert client.release(disk) is None
+            assert client.acquire(disk) is None
+        with (
+            StatusConnection.connect(daemon.admin_socket) as status,
+            pytest.raises(StatusRefused, match=f"pid {guest.pid}.*alive"),
+        ):
+            status.release("", str(disk))
+        guest.kill()
+        wait_until(lambda: locks_on(disk) == [], "the lock ends with the guest")
 
 
 def test_two_names_of_one_file_keep_one_lock_after_a_change_to_lockd(host: Host, make_disk: MakeDisk) -> None:

@@ -118,7 +118,7 @@ class LockProgram:
             case LockError():
                 if isinstance(error, NotOwner) and session.owner is not None:
                     # virtlockd names the pid that the client has registered.
-                    error = NotOwner(session.owner.details.pid)
+                    error = NotOwner(session.registered_pid)
                 message = self._message(error)
                 reply = lock_error_reply(error, message)
                 if isinstance(error, NotHeld):
@@ -283,4 +283,4 @@ def _not_allowed(session: Session) -> Refused:
         return Refused(_UNREGISTERED)
     # Locks of an owner that has ended would never be released. And its pid may belong to a new owner with
     # other locks.
-    return Refused(operation_invalid(f"owner process {session.owner.details.pid} has ended"))
+    return Refused(operation_invalid(f"owner process {session.registered_pid} has ended"))

@@ -73,7 +73,7 @@ class Numbers:
         self._owners = owners
         self._table = table
         self._keys = {number: owners.new_key() for resource in table for number in resource.holdings}
-        table.replace_owners({number: [key] for number, key in self._keys.items()})
+        table.replace_owners({number: {key} for number, key in self._keys.items()})
         self._told = {owner.details.pid: owner for owner in owners}
         self._not_seen = {number for number, owner in self._told.items() if owner.pidfd is None}
         self._registered: dict[int, list[OwnerProcess]] = {}
@@ -97,7 +97,7 @@ class Numbers:
         owner = session.owner
         if owner is not None and self._is_successor(owner, session):
             owner = ended_owner(details)
-            self._owners.attach(session, owner)
+            self._owners.attach(session, owner, number)
         if owner is not None:
             self._registered.setdefault(number, []).append(owner)
 
@@ -278,7 +278,7 @@ class Clients:
         """
         if extra.get("owner_ended"):
             # Its pid may be that of another process now, for which this client must not act.
-            self._owners.attach(session, ended_owner(details))
+            self._owners.attach(session, ended_owner(details), details.pid)
             return
         key = extra.get("owner")
         known = None if key is None else self._owners.get(key)
@@ -287,7 +287,7 @@ class Clients:
             known = OwnerProcess(key, details, None, None, Place(UNKNOWN, details.pid))
             self._owners.adopt(known)
         if known is not None:
-            self._owners.attach(session, known)
+            self._owners.attach(session, known, details.pid)
             return
         # The client may have ended: then nobody can know in which pid namespace it was. It stays unregistered.
         with suppress(Unidentified):

@@ -138,7 +138,7 @@ def _client(session: Session) -> dict[str, Any]:
         session.connected_at,
         session.fd,
         restricted=session.restricted,
-        owner=None if owner is None else _client_owner(owner.details),
+        owner=None if owner is None else _client_owner(owner.details, session.registered_pid),
     )
     return {
         **entry,
@@ -155,8 +155,8 @@ def _client(session: Session) -> dict[str, Any]:
     }
 
 
-def _client_owner(owner: Owner) -> dict[str, Any]:
-    return state_document.owner_entry(owner.pid, owner.id, owner.name, str(owner.uuid))
+def _client_owner(owner: Owner, registered_pid: int) -> dict[str, Any]:
+    return state_document.owner_entry(registered_pid, owner.id, owner.name, str(owner.uuid))
 
 
 def _resource(resource: Resource, owners: Owners) -> dict[str, Any]:
