@@ -138,7 +138,7 @@ def _read_state(path: Path, start: Start) -> dict[str, Any] | None:
     try:
         return state_file.read(path)
     except (OSError, MemoryError) as error:
-        if start.can_be_repeated and not start.has_failed_often:
+        if start.can_be_repeated:
             raise
         _logger.error("%s: whether it is the state of the daemon before cannot be told: %s", path, error)
         return None

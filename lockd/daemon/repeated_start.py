@@ -39,7 +39,7 @@ class Start:
         self._inherited = inherited
         number = os.environ.pop(_ATTEMPTS, "")
         self.failures = int(number) if number.isdecimal() else 0
-        self._is_over = not inherited or (self.has_failed_often and not _has_locks())
+        self._is_over = not inherited or (self._has_failed_often and not _has_locks())
 
     @property
     def can_be_repeated(self) -> bool:
@@ -50,7 +50,7 @@ class Start:
         return not self._is_over
 
     @property
-    def has_failed_often(self) -> bool:
+    def _has_failed_often(self) -> bool:
         """Whether so many starts have failed that it is no fault of a moment."""
         return self.failures >= _ATTEMPTS_MAX
 
@@ -70,7 +70,7 @@ class Start:
             return
         print(f"virtlockd: the start failed and is repeated: {error!r}", file=sys.stderr, flush=True)
         _tell_watchdog()
-        time.sleep(_LONG_PAUSE_SECONDS if self.has_failed_often else _PAUSE_SECONDS)
+        time.sleep(_LONG_PAUSE_SECONDS if self._has_failed_often else _PAUSE_SECONDS)
         for number in (signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         for fd in self._inherited:
