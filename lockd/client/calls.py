@@ -60,13 +60,14 @@ class LockCalls:
         self.owner: Owner | None = None
         self.restricted = False
         self._process = os.getpid()
+        self._is_copy = False
         _all.add(self)
 
     @property
     def is_inherited(self) -> bool:
         """Whether this process has the connection from its parent, by fork(2), and the locks are not its own."""
         pid = os.getpid()
-        return pid != self._process and (self.owner is None or self.owner.pid != pid)
+        return self._is_copy or (pid != self._process and (self.owner is None or self.owner.pid != pid))
 
     def register(self, owner: Owner) -> Call:
         """Return the call that sets the owner of this connection. Locks are acquired and released for it.
@@ -162,8 +163,17 @@ class LockCalls:
         """
         self._released(resource)
 
+    def in_child(self) -> None:
+        """Record that this process is a child, and its parent has made the connection.
+
+        Their pids may be equal: the first process of a container, and a child of it in a container of its own.
+        """
+        self._is_copy = True
+
     def _registered(self, owner: Owner) -> None:
         self.owner = owner
+        if owner.pid == os.getpid():
+            self._is_copy = False
 
     def _released(self, resource: Resource) -> None:
         # An owner may also release on this connection what it acquired on another one.
@@ -172,3 +182,11 @@ class LockCalls:
 
     def _restricted(self) -> None:
         self.restricted = True
+
+
+def _in_child() -> None:
+    for calls in list(_all):
+        calls.in_child()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -4,6 +4,7 @@ Its arguments are the name of a function below, the daemon's socket, the daemon'
 happened, and lives until its standard input ends.
 """
 
+import ctypes
 import inspect
 import os
 import signal
@@ -129,6 +130,20 @@ def closed_in_a_child() -> None:
             KEPT.append(blocks.pop_all())
     if not child:
         os._exit(0)
+
+
+def closed_in_a_child_with_the_same_pid() -> None:
+    clone_newpid = 0x20000000  # <linux/sched.h>; os.unshare is new in Python 3.12
+    assert ctypes.CDLL(None).unshare(clone_newpid) == 0
+    pid = os.getpid()
+    connection = connect()
+    connection.acquire(DISK)
+    child = os.fork()
+    if not child:
+        connection.close()
+        os._exit(os.getpid() != pid)
+    assert os.waitpid(child, 0)[1] == 0
+    KEPT.append(connection)
 
 
 async def closed_in_a_child_by_trio() -> None:

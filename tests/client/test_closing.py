@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.container import IN_CONTAINER
 from tests.kernel_locks import KernelLock, locks_on
 from tests.private_daemon import PrivateDaemon
 from tests.waiting import wait_until
@@ -27,10 +28,21 @@ def disks(tmp_path: Path) -> list[Path]:
 
 
 @contextmanager
-def closing(scene: str, daemon: PrivateDaemon, disks: list[Path]) -> Iterator[list[str]]:
+def closing(
+    scene: str, daemon: PrivateDaemon, disks: list[Path], wrapper: Sequence[str] = ()
+) -> Iterator[list[str]]:
     """Yield what the process has printed when it has closed its connection. It lives until the end of the block."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.client.closing_process", scene, daemon.socket, daemon.pid, *disks]
+    command = [
+        *wrapper,
+        sys.executable,
+        "-m",
+        "tests.client.closing_process",
+        scene,
+        daemon.socket,
+        daemon.pid,
+        *disks,
+    ]
     with subprocess.Popen(
         list(map(str, command)), cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -115,4 +127,13 @@ def test_a_child_that_leaves_the_block_takes_no_lock_from_its_parent(
 ) -> None:
     """fork(2) has copied the connection, and the child ends by an exception, as sys.exit raises one."""
     with closing(scene, daemon, disks):
+        assert left_locked(daemon, disks) == ["disk"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
+def test_a_child_with_the_pid_of_its_parent_takes_no_lock_from_it(
+    daemon: PrivateDaemon, disks: list[Path]
+) -> None:
+    """Both are the first process of a container."""
+    with closing("closed_in_a_child_with_the_same_pid", daemon, disks, IN_CONTAINER):
         assert left_locked(daemon, disks) == ["disk"]
