@@ -60,6 +60,20 @@ def test_a_lock_on_a_link_to_a_file_server_is_no_disagreement(host: Host, server
         assert lock["kernel"] == "server"
 
 
+def test_a_lock_by_a_path_that_another_user_can_change_is_no_disagreement(
+    host: Host, server: HangingFilesystem
+) -> None:
+    """It is not known where such a path leads before a worker thread has followed it."""
+    (server.path / "disk").touch()
+    home = host.directory / "home"
+    home.mkdir()
+    (home / "images").symlink_to(server.path)
+    os.chown(home, 1000, 1000)
+    with host.holder(home / "images" / "disk"):
+        (lock,) = json.loads(host.lockctl("status", "--json"))["locks"]
+        assert lock["kernel"] == "server"
+
+
 def test_check_makes_a_file_as_the_daemon_does(host: Host, server: HangingFilesystem) -> None:
     """Where the daemon cannot lock, it is no help that lockctl could."""
     leases = server.path / "leases"

@@ -132,7 +132,9 @@ class FilesEngine(Engine):
 
     def is_listed(self, resource: Resource) -> bool:
         """Return whether the file system of a resource's file lists its locks. See ``Engine.is_listed``."""
-        return self._mounts.lists_locks(resource.queue)
+        hold = resource.hold
+        device = hold.identity[0] if isinstance(hold, Claim) else None
+        return self._mounts.lists_locks(resource.queue, device)
 
     # Live upgrade
 

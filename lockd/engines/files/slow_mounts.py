@@ -42,6 +42,7 @@ class SlowMounts:
 
     def _take_over(self, mounts: MountTable) -> None:
         self._mounts = mounts
+        self._kinds: dict[int | None, str] = {mount.device: mount.kind for mount in mounts.mounts}
         self._directories_of_slow_mounts = {
             mount.point.rpartition("/")[0] for mount in mounts.mounts if may_block(mount.kind)
         }
@@ -96,13 +97,19 @@ class SlowMounts:
         slow_mount = self.slow_mount(f"{path}/")
         return slow_mount is not None and may_block(self._mounts.mount_of(slow_mount).kind)
 
-    def lists_locks(self, slow_mount: str | None) -> bool:
+    def lists_locks(self, slow_mount: str | None, device: int | None) -> bool:
         """Return whether the kernel lists the record locks of a file system.
 
         :param slow_mount: what the method ``slow_mount`` returned for a file on it.
+        :param device: the device number that the file has, which tells where its path has led; None if that is not
+            known.
         :returns: False where a lock may be held and not listed.
         """
-        return slow_mount is None or lists_locks(self._mounts.mount_of(slow_mount).kind)
+        if slow_mount is None:
+            return True
+        # Of btrfs and of overlays, files have other device numbers than the mount.
+        kind = self._kinds.get(device) or self._mounts.mount_of(slow_mount).kind
+        return lists_locks(kind)
 
     def _follow(self, directory: str) -> tuple[str | None, str]:
         """Walk down to a directory. Return the mount point where the walk leaves the local file systems, and its end."""

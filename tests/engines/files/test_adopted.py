@@ -12,7 +12,7 @@ from lockd.engines.files.engine import FilesEngine
 from lockd.engines.files.inodes import Inodes
 from lockd.engines.files.slow_mounts import SlowMounts
 from lockd.linux import record_locks
-from lockd.linux.mount_table import parse
+from lockd.linux.mount_table import Mount, parse
 from lockd.locks.engine import Hold, Later
 from lockd.locks.errors import Busy, SystemCallFailed
 from lockd.locks.resource import LOST, Resource
@@ -29,7 +29,8 @@ class Adopted:
 
     def __init__(self, path: Path, mounts: SlowMounts | None = None) -> None:
         self.inodes = Inodes()
-        self.engine = FilesEngine(self.inodes, mounts or slow_mounts({}))
+        self.mounts = mounts or slow_mounts({})
+        self.engine = FilesEngine(self.inodes, self.mounts)
         self.path = path
         self.path.touch()
 
@@ -129,6 +130,25 @@ def test_nothing_is_known_of_a_lock_that_the_kernel_does_not_list(tmp_path: Path
     adopted.adopt(disk)
     assert disk.queue == str(tmp_path)
     adopted.engine.check([disk])
+    assert disk.doubt is None
+    adopted.drop(disk)
+
+
+def test_what_the_kernel_lists_depends_on_where_the_path_has_led(tmp_path: Path) -> None:
+    """The queue of the lock is then the directory of the user who can have the path lead anywhere."""
+    path = tmp_path / "disk"
+    adopted = Adopted(path)
+    device, inode = path.stat().st_dev, path.stat().st_ino
+    root = Mount(1, 0, 1, "/", "ext4", "none", "")
+    adopted.mounts.refresh([root, Mount(2, 1, device, "/mnt", "fuse.sshfs", "server", "")])
+    disk = adopted.resource()
+    facts = {
+        "fd": os.open(path, os.O_RDWR),
+        "slow_mount": str(tmp_path),
+        "identity": [device, inode],
+    }
+    disk.hold = adopted.engine.adopt(disk, facts)
+    assert adopted.engine.check([disk]) == []
     assert disk.doubt is None
     adopted.drop(disk)
 

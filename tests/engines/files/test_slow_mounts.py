@@ -97,9 +97,11 @@ def test_the_kernel_lists_no_locks_of_fuse(tree: Path) -> None:
     mount("fuse", hung, f"fd={device},rootmode=40000,user_id=0,group_id=0")
     mounts = SlowMounts()
     assert mounts.slow_mount(f"{hung}/disk") == str(hung)
-    assert not mounts.lists_locks(str(hung))
-    assert mounts.lists_locks(str(slow))
-    assert mounts.lists_locks(None)
+    assert not mounts.lists_locks(str(hung), None)
+    assert mounts.lists_locks(str(slow), None)
+    assert mounts.lists_locks(None, None)
+    fuse = next(one.device for one in MountTable.read().mounts if one.point == str(hung))
+    assert not mounts.lists_locks("/home", fuse)  # a link in it has led there
     os.close(device)
 
 
