@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import time
+from contextlib import suppress
 from enum import Enum
 from typing import Final
 
@@ -27,6 +28,7 @@ from lockd.linux.file_servers import is_removed, look_up_anew
 from lockd.linux.file_systems import Reach, local_lock_option, reach_of
 from lockd.linux.mount_table import MountTable
 from lockd.linux.printable import printable
+from lockd.linux.record_locks import unlock
 
 _PROGRESS_SECONDS: Final = 0.2
 """Time between two updates of the progress line."""
@@ -154,7 +156,10 @@ def remove(path: str) -> Outcome:
             raise
         return Outcome.GONE  # the server does not know the file that is open here any more
     finally:
-        # Closing ends the lock. It comes last, so that nobody else can lock the file before it is unlinked.
+        # The lock ends last, so that nobody else can lock the file before it is unlinked. A file server that does not
+        # know FLUSH is not told of close(2), and would keep the lock for ever.
+        with suppress(OSError):
+            unlock(descriptor)
         os.close(descriptor)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lockd.ctl import clean
 from lockd.wire.lock import AcquireFlags, Procedure, encode_resource
 from tests.private_daemon import PrivateDaemon
 from tests.trouble.conftest import MakeGuest
@@ -47,6 +48,14 @@ def test_a_server_without_flush_keeps_no_lock(filesystem: HangingFilesystem, mak
         guest.release(disk)
         guest.acquire(LEASE, str(lockspace), AcquireFlags.AUTOCREATE | shared)
         guest.release(LEASE, str(lockspace))
+    assert filesystem.locks() == []
+
+
+def test_clean_leaves_no_lock_on_a_server_without_flush(filesystem: HangingFilesystem) -> None:
+    filesystem.make("lease")
+    filesystem.fail(flush=errno.ENOSYS, unlink=errno.EACCES)
+    with pytest.raises(PermissionError):
+        clean.remove(str(filesystem.path / "lease"))
     assert filesystem.locks() == []
 
 
