@@ -388,12 +388,17 @@ class Inodes:
             abandoned = [claim for claim in self._claims.values() if claim.holder is ABANDONED]
         for claim in abandoned:
             # Only now: closing the one before may hang, and this one can be taken over until its own turn has come.
-            with self._mutex:
-                if claim.holder is not ABANDONED:
-                    continue
+            if self._withdraw(claim):
+                with suppress(OSError):
+                    self.unlock_and_close(claim)
+
+    def _withdraw(self, claim: Claim) -> bool:
+        """Let nobody take an abandoned descriptor over from now on. Return False if somebody has."""
+        with self._mutex:
+            is_abandoned = claim.holder is ABANDONED
+            if is_abandoned:
                 claim.holder = None
-            with suppress(OSError):
-                self.unlock_and_close(claim)
+        return is_abandoned
 
     def unlock_and_close(self, claim: Claim) -> None:
         """Do as ``close``, on a file system that may have a server. This may block.
