@@ -100,13 +100,13 @@ class Bystander:
     def _call(self) -> None:
         while not self._done.is_set():
             begun = time.monotonic()
-            self._guest.send_acquire(self._disk)
-            if not readable([self._guest.connection], PATIENCE):
-                # virtlockd never answers a call that came just before it replaced itself.
-                self.longest = LOST
-                return
-            self._guest.reply()
-            self._guest.release(self._disk)
+            for send in (self._guest.send_acquire, self._guest.send_release):
+                send(self._disk)
+                if not readable([self._guest.connection], PATIENCE):
+                    # virtlockd never answers a call that came just before it replaced itself.
+                    self.longest = LOST
+                    return
+                self._guest.reply()
             self.longest = max(self.longest, time.monotonic() - begun)
             self._calls += 1
             time.sleep(0.002)

@@ -122,6 +122,6 @@ def test_one_of_virtlockd_s_is_in_doubt_if_what_has_the_same_data_is_locked_too(
             (str(disk), f"{file}, which it is on, is locked too"),
             (str(file), f"{disk}, which is on it, is locked too"),
         }
-        assert f"{path} was taken over, but {doubt}" in said(host.daemon)
+        wait_until(lambda: f"{path} was taken over, but {doubt}" in said(host.daemon), "the log says it")
         owner.release(file)
         other.release(disk)
