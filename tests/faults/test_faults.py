@@ -12,8 +12,9 @@ from tests.trouble.hanging_filesystem import can_mount
 EVERY = {"start": 3, "life": 1, "end": 2, "upgrade": 4, "adoption": 5, "workers": 3, "takeover": 5}
 """Of how many groups of points one is played. An upgrade takes a second, a guest's life a quarter of it."""
 
-REACHED = {"workers": 0.4}
-"""The least part of the points that are reached. The calls are not always made by the same worker thread."""
+REACHED = {"workers": 0.4, "adoption": 0.5, "takeover": 0.5}
+"""The least part of the points that are reached. The calls are not always made by the same worker thread, and a program
+that starts makes a call more or less in some runs: all later calls have other numbers then."""
 
 
 @pytest.mark.parametrize("name", EVERY)
