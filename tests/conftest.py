@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.container import Container
 
 pytest_plugins = ["tests.checks.one_at_a_time", "tests.checks.skips"]
 
@@ -51,6 +55,21 @@ def disk(tmp_path: Path) -> Path:
     path = tmp_path / "disk"
     path.touch()
     return path
+
+
+@pytest.fixture
+def container() -> Iterator[Container]:
+    """A container: processes in it have a pid namespace of their own."""
+    with Container() as container:
+        yield container
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the host. Guests in containers get the same pid there."""
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        yield process
+        process.kill()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,21 +12,29 @@ from tests.trouble.hanging_filesystem import can_mount
 EVERY = {"start": 3, "life": 1, "end": 2, "upgrade": 4, "adoption": 5, "workers": 3, "takeover": 5}
 """Of how many groups of points one is played. An upgrade takes a second, a guest's life a quarter of it."""
 
-REACHED = {"workers": 0.4, "adoption": 0.5, "takeover": 0.5}
-"""The least part of the points that are reached. The calls are not always made by the same worker thread, and a program
-that starts makes a call more or less in some runs: all later calls have other numbers then."""
+REACHED = {"workers": 0.4}
+"""The least part of the points that are reached. The calls are not always made by the same worker thread."""
+
+RECORDINGS = 2
+"""How often the points are recorded at most until enough of them are reached. If the program happens to make a call more
+while they are recorded than later, all its later calls have other numbers."""
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_fault_costs_a_lock_or_a_guest(name: str) -> None:
     if not can_mount() or not tracer.can_trace():
         pytest.skip("fault injection needs root, /dev/fuse and strace")
-    with player.temporary_world() as world:
-        points = quick_selection(player.record(world, name))[:: EVERY[name]]
-        results = [player.play(world, point) for point in points]
-    print(player.report(results))
-    assert not [result for result in results if result.finding is not None], player.report(results)
-    assert sum(result.hit is not None for result in results) >= len(results) * REACHED.get(name, 0.8)
+    reached = False
+    for _ in range(RECORDINGS):
+        with player.temporary_world() as world:
+            points = quick_selection(player.record(world, name))[:: EVERY[name]]
+            results = [player.play(world, point) for point in points]
+        print(player.report(results))
+        assert not [result for result in results if result.finding is not None], player.report(results)
+        reached = sum(result.hit is not None for result in results) >= len(results) * REACHED.get(name, 0.8)
+        if reached:
+            break
+    assert reached
 
 
 def test_the_log_is_taken_over_though_the_mounts_cannot_be_asked_for() -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,20 +93,6 @@ def hangs_up_unharmed(guest: Guest) -> bool:
 @pytest.fixture
 def disk(make_disk: MakeDisk) -> Path:
     return make_disk()
-
-
-@pytest.fixture
-def container() -> Iterator[Container]:
-    with Container() as container:
-        yield container
-
-
-@pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of the host. Guests in containers get the same pid there."""
-    with subprocess.Popen(["sleep", "infinity"]) as process:
-        yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("code", [EARLIER, VIRTLOCKD], ids=["lockd", "virtlockd"])

@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,6 @@ from tests.trouble.guest import Guest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
-
-
-@pytest.fixture
-def container() -> Iterator[Container]:
-    with Container() as container:
-        yield container
-
-
-@pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of the host. Guests in containers get the same pid there."""
-    with subprocess.Popen(["sleep", "infinity"]) as process:
-        yield process
-        process.kill()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

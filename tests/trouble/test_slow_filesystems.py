@@ -451,16 +451,22 @@ def test_a_shutdown_while_an_acquire_hangs_disconnects_everybody_at_once(
     assert filesystem.locks() == []
 
 
-def test_a_new_daemon_serves_while_the_old_one_cannot_end(
-    stage: Stage, daemon: PrivateDaemon, filesystem: HangingFilesystem, remote: Path, bystander: Bystander
-) -> None:
-    hang_in_acquire(stage.start_guest(daemon), filesystem, remote, "open")
+def a_guest_of_a_new_daemon(stage: Stage, daemon: PrivateDaemon, bystander: Bystander) -> Guest:
+    """End a daemon, which disconnects everybody, and return a guest of a new one, which serves it."""
     daemon.signal(signal.SIGTERM)
     with pytest.raises(ConnectionResetError):
         bystander.guest.reply()
     guest = stage.start_guest(stage.start_daemon())
     guest.acquire(bystander.disk)
     guest.release(bystander.disk)
+    return guest
+
+
+def test_a_new_daemon_serves_while_the_old_one_cannot_end(
+    stage: Stage, daemon: PrivateDaemon, filesystem: HangingFilesystem, remote: Path, bystander: Bystander
+) -> None:
+    hang_in_acquire(stage.start_guest(daemon), filesystem, remote, "open")
+    guest = a_guest_of_a_new_daemon(stage, daemon, bystander)
     filesystem.release_all()
     assert daemon.process.wait(TOO_LONG) == 0
     guest.acquire(remote)
@@ -476,12 +482,7 @@ def test_a_new_daemon_serves_while_the_check_of_the_next_program_hangs(
     filesystem.hang("flush")
     daemon.signal(signal.SIGUSR1)
     filesystem.wait_for("flush", before + 1)
-    daemon.signal(signal.SIGTERM)
-    with pytest.raises(ConnectionResetError):
-        bystander.guest.reply()
-    guest = stage.start_guest(stage.start_daemon())
-    guest.acquire(bystander.disk)
-    guest.release(bystander.disk)
+    a_guest_of_a_new_daemon(stage, daemon, bystander)
     filesystem.release_all()
     assert daemon.process.wait(TOO_LONG) == 0
 

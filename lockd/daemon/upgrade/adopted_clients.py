@@ -42,7 +42,7 @@ def adopt_owner(owners: Owners, entry: dict[str, Any]) -> None:
     # An earlier lockd has no keys, and takes each number for a pid of its own pid namespace.
     key = entry.get("key", entry["pid"])
     process = OwnerProcess(key, details, entry.get("host_pid", key), pidfd, _place(entry.get("place")))
-    # It watches whoever has the number when it is registered.
+    # It watches the process that has the number when a client registers it: without a pidfd, there was none.
     process.was_dead = entry.get("was_dead", "key" not in entry and pidfd is None)
     process.is_certain = entry.get("is_certain", True)
     process.fencing_since = entry["fencing_since"]
